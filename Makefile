@@ -1,0 +1,77 @@
+# make help lists the targets. Everything is installed into $(VENV); mmcv's compiled wheel is kept
+# in $(CACHE), outside the clone, for the next one.
+PYTHON ?= python3
+VENV ?= .venv
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmatm
+DEMO ?= mask_rcnn_atmnet_xt_demo
+
+SHELL := /bin/bash -eo pipefail
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+WORK := work_dirs/$(DEMO)
+
+.PHONY: help setup test lint format data demo clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## install torch, the mm packages and mmatm into .venv
+
+$(VENV)/.torch: requirements/torch.txt requirements/build.txt
+	@echo '== torch and build tools into $(VENV)'
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 10) or sys.exit(f"mmatm needs Python 3.10 or newer, but $(PYTHON) is {v}; try: make PYTHON=python3.11")'
+	@command -v g++ > /dev/null || { echo 'g++ is missing: mmcv is compiled here; install gcc and g++' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements/torch.txt -r requirements/build.txt
+	@touch $@
+
+# The wheel's folder names all that it was compiled for. Without the compiler of CUDA, mmcv's CUDA
+# operators cannot be built, so torch is then told of no GPU and the CPU operators are. A failed
+# build leaves nothing in the cache.
+$(VENV)/.mmcv: $(VENV)/.torch requirements/onedl.txt
+	@requirement=$$(grep mmcv requirements/onedl.txt); \
+	if ! command -v nvcc > /dev/null; then export CUDA_VISIBLE_DEVICES=; fi; \
+	key=$$($(BIN)/python -c 'import sys, platform, torch; print("torch" + torch.__version__, "py%d.%d" % sys.version_info[:2], platform.machine(), "cuda" if torch.cuda.is_available() else "cpu", sep="-")'); \
+	folder="$(CACHE)/$${requirement/==/-}-$$key"; \
+	if ! ls "$$folder"/*.whl > /dev/null 2>&1; then \
+		echo "== compiling $$requirement, once (about 7 minutes on 2 cores) into $$folder"; \
+		mkdir -p "$(CACHE)"; part=$$(mktemp -d "$(CACHE)/part.XXXXXX"); \
+		PATH="$(abspath $(BIN)):$$PATH" CFLAGS=-g0 CXXFLAGS=-g0 $(BIN)/pip wheel --quiet \
+			--disable-pip-version-check --no-build-isolation --no-deps --no-cache-dir --no-binary onedl-mmcv \
+			--wheel-dir "$$part" $$requirement || { rm -rf "$$part"; echo "compiling $$requirement failed; see above" >&2; exit 1; }; \
+		mkdir -p "$$folder"; mv "$$part"/*.whl "$$folder"; rm -rf "$$part"; \
+	fi; \
+	$(PIP) "$$folder"/*.whl
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt)
+	@echo '== mm packages, tests and mmatm'
+	$(PIP) -r requirements/torch.txt -r requirements/onedl.txt -r requirements/demo.txt -r requirements/tests.txt
+	@# opencv-python needs the system's OpenGL; where that is missing the headless build serves.
+	@$(BIN)/python -c 'import cv2' 2> /dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
+	$(PIP) --no-build-isolation --editable .
+	@$(BIN)/python -c 'from mmcv.utils.ext_loader import check_ops_exist as ops; import mmcv.ops; assert ops()' || { \
+		echo "mmcv is installed without its compiled operators; remove $(CACHE) and $(VENV), then run make again" >&2; exit 1; }
+	@$(BIN)/python -c 'import mmatm, mmdet, mmseg'
+	@touch $@
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup ## apply style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+data: setup ## make the demo data set in data/demo
+	$(BIN)/python tools/make_demo_data.py --out data/demo
+
+demo: data ## train Mask R-CNN on a CPU, evaluate it, draw what it found
+	$(BIN)/python tools/train.py configs/detection/$(DEMO).py --work-dir $(WORK)
+	$(BIN)/python tools/test.py configs/detection/$(DEMO).py $$(cat $(WORK)/last_checkpoint) --work-dir $(WORK) --out $(WORK)/predictions.pkl
+	$(BIN)/python tools/contact_sheet.py configs/detection/$(DEMO).py $(WORK)/predictions.pkl --out $(WORK)/contact_sheet.png
+
+clean: ## remove the environment, the demo data and the results of the demo
+	rm -rf $(VENV) build *.egg-info data/demo $(WORK)

@@ -1,0 +1,70 @@
+"""The active token mixer (ATM)."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Mlp
+from torch import Tensor, nn
+
+from ..ops import active_sample
+
+
+class ActiveTokenMixer(nn.Module):
+    """Mix every token with tokens of its row, of its column, and with its own channels.
+
+    With ``s_w, s_h`` the samples of ``x`` along the width and the height, the layer is::
+
+        w, h, c = width(s_w), height(s_h), channel(x)
+        a_w, a_h, a_c = softmax(gate(mean over tokens of (w + h + c)))       per channel
+        out = proj(a_w * w + a_h * h + a_c * c)
+
+    It is not computed in that order. The mean is linear, so the gate follows from the means of
+    ``s_w``, ``s_h`` and ``x`` before any large product; and once the gate is known, the three
+    products and ``proj`` are one linear map of ``[s_w, s_h, x]``, different for every image. That
+    map costs 3C² instead of 4C² per token and 3C³ per image to form, so it is used where an image
+    has at least 3C tokens. Both forms are exact and differentiable.
+
+    Args:
+        dim: channels ``C``.
+
+    Source: *Active Token Mixer* (arXiv 2203.06108), section "Active Token Mixer".
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.width = nn.Linear(dim, dim)
+        self.height = nn.Linear(dim, dim)
+        self.channel = nn.Linear(dim, dim, bias=False)
+        self.gate = Mlp(dim, dim // 4, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` in tokens, to ``[B, H, W, C]``."""
+        # Under autocast a linear layer predicts the offsets in half precision.
+        samples = active_sample(x, offset.to(x.dtype)).flatten(1, 2)
+        tokens = x.flatten(1, 2)
+
+        weight = torch.cat([self.width.weight, self.height.weight, self.channel.weight], dim=1)
+        mean = torch.cat([samples.mean(1), tokens.mean(1)], dim=1)
+        mean = F.linear(mean, weight, self.width.bias + self.height.bias)
+        gate = self.gate(mean).unflatten(1, (self.dim, 3)).softmax(-1)
+
+        mix = self._mix_folded if tokens.shape[1] >= 3 * self.dim else self._mix_branches
+        return mix(samples, tokens, gate, weight).view(x.shape)
+
+    def _mix_folded(self, samples: Tensor, tokens: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+        gated = gate.unsqueeze(-1) * weight.unflatten(1, (3, self.dim))  # [B, C, 3, C]
+        folded = (self.proj.weight @ gated.flatten(2)).transpose(1, 2)  # [B, 3C, C]
+        bias = gate[..., 0] * self.width.bias + gate[..., 1] * self.height.bias
+        bias = self.proj(bias).unsqueeze(1)
+        folded_samples, folded_tokens = folded.split([2 * self.dim, self.dim], dim=1)
+        return torch.baddbmm(torch.baddbmm(bias, samples, folded_samples), tokens, folded_tokens)
+
+    def _mix_branches(self, samples: Tensor, tokens: Tensor, gate: Tensor, _: Tensor) -> Tensor:
+        along_width, along_height = samples.split(self.dim, dim=-1)
+        gate_w, gate_h, gate_c = gate.unsqueeze(1).unbind(-1)  # [B, 1, C] each
+        return self.proj(
+            gate_w * self.width(along_width)
+            + gate_h * self.height(along_height)
+            + gate_c * self.channel(tokens)
+        )

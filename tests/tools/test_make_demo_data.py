@@ -1,0 +1,240 @@
+"""Tests of tools/make_demo_data.py: the files it writes, and what it refuses to do."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+pytest.importorskip('skimage')
+
+SCRIPT = Path(__file__).parents[2] / 'tools' / 'make_demo_data.py'
+TINY = ('--train', '4', '--val', '2', '--size', '64')
+SPLITS = (('train', 'training', 4), ('val', 'validation', 2))
+
+
+def load():
+    spec = importlib.util.spec_from_file_location('make_demo_data', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = load()
+
+
+def make(out, *arguments):
+    demo.main(['--out', str(out), *TINY, *arguments])
+    return out
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    return make(tmp_path_factory.mktemp('made') / 'demo')
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        demo.main([str(argument) for argument in arguments])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_same_arguments_give_the_same_bytes(made, tmp_path):
+    command = [sys.executable, str(SCRIPT), '--out', str(tmp_path / 'demo'), *TINY]
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(tmp_path / 'demo') == contents(made)
+    assert [path.name for path in tmp_path.iterdir()] == ['demo']  # nothing temporary is left
+
+
+def test_a_longer_split_begins_with_the_same_pictures(made, tmp_path):
+    longer = contents(make(tmp_path / 'demo', '--train', '6'))
+    for name, content in contents(made).items():
+        assert longer[name] == content or name.endswith('.json')
+    assert sum(name.startswith('coco/train2017/') for name in longer) == 6
+
+
+def test_seeds_differ(made, tmp_path):
+    other = contents(make(tmp_path / 'demo', '--seed', '1'))
+    first = contents(made)
+    assert other.keys() == first.keys()
+    pictures = [name for name in first if name.endswith('.jpg')]
+    assert len(pictures) == 12
+    assert not any(other[name] == first[name] for name in pictures)
+
+
+@pytest.mark.parametrize(('split', 'ade_split', 'count'), SPLITS)
+def test_layouts_agree(made, split, ade_split, count):
+    coco = COCO(str(made / f'coco/annotations/instances_{split}2017.json'))
+    assert [category['name'] for category in coco.dataset['categories']] == list(demo.CLASSES)
+    assert len(coco.imgs) == count
+    ids = set()
+    for number, (image_id, image) in enumerate(coco.imgs.items(), start=1):
+        picture = made / f'coco/{split}2017' / image['file_name']
+        name = f'ADE_{split}_{number:08}'
+        linked = made / f'ade20k/images/{ade_split}/{name}.jpg'
+        assert linked.read_bytes() == picture.read_bytes()
+        assert cv2.imread(str(picture)).shape == (image['height'], image['width'], 3) == (64, 64, 3)
+        path = made / f'ade20k/annotations/{ade_split}/{name}.png'
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (64, 64)
+        assert labels.dtype == np.uint8
+        sure = labels != 0
+        assert 0 < (~sure).mean() < 0.5
+
+        covered = np.zeros((64, 64), bool)
+        annotations = coco.imgToAnns[image_id]
+        assert 1 <= len(annotations) <= 4
+        for annotation in annotations:
+            mask = coco.annToMask(annotation).astype(bool)
+            assert annotation['area'] == mask.sum() > 0
+            rows, columns = np.nonzero(mask)
+            x, y = columns.min(), rows.min()
+            assert annotation['bbox'] == [x, y, columns.max() - x + 1, rows.max() - y + 1]
+            assert annotation['iscrowd'] == 0
+            assert all(len(polygon) >= 6 for polygon in annotation['segmentation'])
+            assert (labels[mask & sure] == annotation['category_id'] + 1).all()
+            covered |= mask
+            ids.add(annotation['id'])
+        assert (labels[~covered & sure] == 1).all()
+    assert len(ids) == len(coco.anns)
+
+
+def test_shapes_look_like_their_class():
+    """Every class fills its own share of the circle around it, whatever the way it is turned."""
+    shares = {'circle': 1, 'square': 2 / np.pi, 'triangle': 0.413, 'star': 0.393}
+    photo = np.zeros((200, 200, 3), np.uint8)
+    seen = set()
+    for seed in range(40):
+        _, instances = demo.draw_scene(np.random.default_rng(seed), photo, 128)
+        if len(instances) > 1:
+            continue
+        label, outlines = instances[0]
+        corners = np.array(outlines[0], np.float32).reshape(-1, 2)
+        if corners.min() < 1 or corners.max() > 127:  # cut off by the border
+            continue
+        _, radius = cv2.minEnclosingCircle(corners)
+        share = cv2.contourArea(corners) / (np.pi * radius**2)
+        assert share == pytest.approx(shares[demo.CLASSES[label]], rel=0.06)
+        seen.add(label)
+    assert len(seen) >= 3
+
+
+def test_a_hole_stays_a_hole():
+    mask = np.zeros((64 * demo.SCALE,) * 2, np.uint8)
+    cv2.circle(mask, (120, 130), 100, 1, -1)
+    cv2.circle(mask, (100, 140), 30, 0, -1)
+    cv2.circle(mask, (160, 120), 20, 0, -1)
+    outlines = demo.polygons(mask)
+    traced = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, 64, 64)))
+    expected = cv2.resize(mask * 1.0, (64, 64), interpolation=cv2.INTER_AREA)
+    assert not traced[expected == 0].any()
+    assert traced[expected == 1].all()
+
+
+def test_photographs_of_the_splits_are_disjoint(made):
+    photographs = json.loads((made / 'demo.json').read_text())['photographs']
+    assert photographs['train']
+    assert photographs['val']
+    assert not set(photographs['train']) & set(photographs['val'])
+
+
+def test_demo_json_names_the_classes(made):
+    card = json.loads((made / 'demo.json').read_text())
+    assert card['arguments'] == {'train': 4, 'val': 2, 'size': 64, 'seed': 0}
+    assert card['coco_classes'] == ['circle', 'triangle', 'square', 'star']
+    assert card['ade20k_classes'] == ['background', *card['coco_classes']]
+
+
+def test_second_call_does_nothing(tmp_path, capsys):
+    out = make(tmp_path / 'demo')
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
+    make(out)
+    assert 'nothing to do' in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
+
+
+def test_other_arguments_rebuild(made, tmp_path):
+    out = make(tmp_path / 'demo', '--seed', '3', '--train', '7')
+    assert contents(make(out)) == contents(made)
+    assert [path.name for path in tmp_path.iterdir()] == ['demo']
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [('--train', '0'), ('--val', '-2'), ('--size', '16'), ('--seed', '-1'), ('--train', 'many')],
+)
+def test_bad_numbers_are_refused(tmp_path, capsys, option, value):
+    message = refused(capsys, '--out', tmp_path / 'demo', option, value)
+    assert option in message.splitlines()[-1]
+    assert value in message.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_as_out_is_refused(tmp_path, capsys):
+    out = tmp_path / 'taken'
+    out.write_text('mine')
+    assert str(out) in refused(capsys, '--out', out, *TINY)
+    assert str(out / 'below') in refused(capsys, '--out', out / 'below', *TINY)
+    assert out.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'demo.json'])
+def test_a_foreign_folder_is_refused(tmp_path, capsys, name):
+    out = tmp_path / 'work'
+    out.mkdir()
+    (out / name).write_text('[1]')
+    assert 'choose another --out' in refused(capsys, '--out', out, *TINY)
+    assert contents(out) == {name: b'[1]'}
+
+
+def test_a_data_set_with_added_files_is_not_replaced(tmp_path, capsys):
+    out = make(tmp_path / 'demo')
+    (out / 'weights.pth').write_text('precious')
+    before = contents(out)
+    make(out)  # the same arguments: nothing to do
+    assert 'choose another --out' in refused(capsys, '--out', out, *TINY, '--seed', 5)
+    assert contents(out) == before
+
+
+def test_an_empty_folder_is_filled(made, tmp_path):
+    (tmp_path / 'demo').mkdir()
+    assert contents(make(tmp_path / 'demo')) == contents(made)
+
+
+def test_an_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
+    out = make(tmp_path / 'demo')
+    before = contents(out)
+    write_split = demo.write_split
+
+    def interrupted(root, split, *rest):
+        if split == 'val':
+            raise KeyboardInterrupt
+        write_split(root, split, *rest)
+
+    monkeypatch.setattr(demo, 'write_split', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(out, '--seed', '2')
+    assert contents(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ['demo']
+
+
+def test_missing_scikit_image_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    with pytest.raises(SystemExit, match='pip install scikit-image'):
+        make(tmp_path / 'demo')
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,119 @@
+"""What training and testing share: command line, config, and checks before anything is built."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that mmdet's and mmseg's tools have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help='folder for logs, checkpoints and metrics (default: work_dirs/CONFIG)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; a list as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the command line merged in.
+
+    Exits with one sentence if the file or the packages that it needs are missing.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        sys.exit(f'config {args.config} does not exist')
+    try:
+        cfg = Config.fromfile(args.config)
+    except ModuleNotFoundError as error:
+        sys.exit(_how_to_install(error.name or str(error), args.config))
+    scope = cfg.get('default_scope')
+    for package in ('mmcv', scope):
+        if package and find_spec(package) is None:
+            sys.exit(_how_to_install(package, args.config))
+    if find_spec('mmcv._ext') is None:
+        sys.exit(
+            'mmcv is installed without its compiled operators; remove it and run "make setup", or '
+            'build it with "pip install --no-build-isolation onedl-mmcv" after torch'
+        )
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def _how_to_install(package: str, config: str) -> str:
+    name = _PACKAGES.get(package, package)
+    return (
+        f'{config} needs {package}, which is not installed: run "make setup" or '
+        f'"pip install onedl-{name}" (next to OpenMMLab\'s own releases: "pip install {package}")'
+    )
+
+
+def check_data(cfg: Config, *loaders: str) -> None:
+    """Exit with one sentence if a file or folder that a data loader reads does not exist.
+
+    Args:
+        cfg: the config.
+        loaders: keys of the data loaders to check, e.g. ``train_dataloader``.
+    """
+    for loader in loaders:
+        settings = cfg.get(loader) or {}
+        for dataset in _datasets(settings.get('dataset')):
+            for path in _paths(dataset):
+                if not path.exists():
+                    sys.exit(
+                        f'{path} is missing: the {dataset.get("type")} of {loader} was looked for '
+                        f'in {Path(dataset.get("data_root") or ".").resolve()}; docs/data.md tells '
+                        'how to get it'
+                    )
+        evaluator = cfg.get(loader.replace('dataloader', 'evaluator')) or {}
+        for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+            ann_file = metric.get('ann_file')
+            if ann_file and '://' not in ann_file and not Path(ann_file).exists():
+                sys.exit(
+                    f'{ann_file} is missing: the annotations that the {metric.type} of {loader} '
+                    'compares with; docs/data.md tells how to get them'
+                )
+
+
+def _datasets(settings: Any) -> Iterator[dict]:
+    """The innermost datasets inside wrappers such as ConcatDataset or RepeatDataset."""
+    for item in settings if isinstance(settings, (list, tuple)) else [settings]:
+        if not isinstance(item, dict):
+            continue
+        inner = item.get('dataset') or item.get('datasets')
+        if inner:
+            yield from _datasets(inner)
+        else:
+            yield item
+
+
+def _paths(dataset: dict) -> Iterator[Path]:
+    """Annotation file and image folders of a dataset, where they are local."""
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or {}
+    names = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]
+    for name in names:
+        if name and '://' not in os.path.join(root, name):
+            yield Path(root, name)

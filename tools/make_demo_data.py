@@ -1,0 +1,270 @@
+"""Make a small data set to try detection and segmentation on, without a download.
+
+Every picture is a random crop of a real photograph (those that scikit-image ships in its wheel)
+with one to four solid shapes pasted on it: circles, triangles, squares and stars, which may cover
+one another. The same scenes are written in two layouts:
+
+    OUT/coco/annotations/instances_{train,val}2017.json    COCO instances, polygons
+    OUT/coco/{train,val}2017/*.jpg
+    OUT/ade20k/annotations/{training,validation}/*.png     0 ignore, 1 background, 2.. the shapes
+    OUT/ade20k/images/{training,validation}/*.jpg
+    OUT/demo.json                                          arguments, class names, photographs
+
+The validation scenes use other photographs than the training scenes, so no held-out picture shows
+a background that was trained on. A scene depends on the seed, its split and its number alone: the
+same arguments give the same bytes, and a longer split begins with the pictures of a shorter one.
+"""
+
+import argparse
+import colorsys
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+CLASSES = ('circle', 'triangle', 'square', 'star')
+# All are in the public domain, CC0 or free of known restrictions.
+PHOTOGRAPHS = {
+    'train': ('astronaut.png', 'brick.png', 'chelsea.png', 'coffee.png', 'grass.png', 'ihc.png'),
+    'val': ('camera.png', 'gravel.png', 'rocket.jpg'),
+}
+ADE_SPLITS = {'train': 'training', 'val': 'validation'}
+SCALE = 4  # shapes are drawn this many times larger, for smooth edges and exact outlines
+MIN_VISIBLE = 0.25  # share of a shape that must stay in sight
+MAX_SCENES = 10**6  # per split, so that image ids of the two splits never meet
+
+Instances = list[tuple[int, list[list[float]]]]  # (index into CLASSES, polygons) back to front
+
+
+def backgrounds() -> dict[str, list[np.ndarray]]:
+    """Read the photographs of each split, as (height, width, 3) uint8 BGR arrays."""
+    try:
+        from skimage import data_dir
+    except ImportError:
+        raise SystemExit(
+            'error: the photographs come with scikit-image, which is not installed; '
+            'get it by `pip install scikit-image`.'
+        ) from None
+    photos = {split: [] for split in PHOTOGRAPHS}
+    for split, names in PHOTOGRAPHS.items():
+        for name in names:
+            photos[split].append(cv2.imread(os.path.join(data_dir, name)))
+            if photos[split][-1] is None:
+                raise SystemExit(f'error: scikit-image came without {name}; install it by pip.')
+    return photos
+
+
+def crop(rng: np.random.Generator, photo: np.ndarray, size: int) -> np.ndarray:
+    """Cut a random, perhaps mirrored square out of a photograph: (size, size, 3) float32."""
+    side = int(rng.uniform(0.5, 1) * min(photo.shape[:2]))
+    top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
+    square = photo[top : top + side, left : left + side]
+    # Averaging is the clean way down, but makes blocks on the way up.
+    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    square = cv2.resize(square, (size, size), interpolation=method)
+    return (square[:, ::-1] if rng.random() < 0.5 else square).astype(np.float32)
+
+
+def outline(name: str) -> np.ndarray:
+    """Return the corners of a shape inscribed in the unit circle: (corners, 2), x and y."""
+    corners = {'circle': 128, 'triangle': 3, 'square': 4, 'star': 10}[name]
+    angle = 2 * np.pi * np.arange(corners) / corners
+    radius = np.ones(corners)
+    radius[1::2] = 0.42 if name == 'star' else 1
+    return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], axis=1)
+
+
+def polygons(mask: np.ndarray) -> list[list[float]]:
+    """Trace a mask drawn `SCALE` times larger into COCO polygons, [x1, y1, x2, y2, ...] in pixels.
+
+    A COCO polygon cannot have a hole, so a mask with one is cut in two through the hole.
+    """
+    contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    traced = []
+    for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
+        if parent >= 0:
+            left, _, width, _ = cv2.boundingRect(contour)
+            if width < 2 * SCALE:  # a speck between touching corners, finer than a pixel
+                continue
+            cut = round((left + width / 2) / SCALE) * SCALE  # between pixels: no pixel is lost
+            is_left = (np.arange(mask.shape[1]) < cut).astype(np.uint8)
+            return polygons(mask * is_left) + polygons(mask * (1 - is_left))
+        corners = cv2.approxPolyDP(contour, 1, True)
+        if cv2.contourArea(corners) >= SCALE**2:  # no crumbs below one pixel
+            traced.append(((corners + 0.5) / SCALE).ravel().tolist())
+    return traced
+
+
+def draw_scene(
+    rng: np.random.Generator, photo: np.ndarray, size: int
+) -> tuple[np.ndarray, Instances]:
+    """Paste one to four shapes on a crop of a photograph.
+
+    Returns the picture, (size, size, 3) uint8 BGR, and the visible part of each shape. A shape that
+    would hide too much of an earlier one is not drawn, so whatever can be seen is annotated.
+    """
+    picture = crop(rng, photo, size)
+    rows, columns = np.mgrid[:size, :size]
+    shapes = []  # class, full area and visible part, the last two in fine pixels
+    hue, count = rng.random(), int(rng.integers(1, 5))
+    for number in range(count):
+        label = int(rng.integers(len(CLASSES)))
+        radius = rng.uniform(0.22, 0.5) / 2 * size
+        centre = rng.uniform(0.2, 0.8, 2) * size
+        turn, light = rng.uniform(0, 2 * np.pi, 2)
+        # Hues spread around the wheel keep shapes that overlap apart.
+        tone = (hue + (number + rng.uniform(-0.25, 0.25)) / count) % 1
+        colour = 255 * np.array(colorsys.hsv_to_rgb(tone, *rng.uniform((0.55, 0.6), 1)))[::-1]
+
+        rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        corners = (centre + radius * outline(CLASSES[label]) @ rotation) * SCALE - 0.5
+        corners = np.round(corners).astype(np.int32)
+        mask = np.zeros((size * SCALE, size * SCALE), np.uint8)
+        cv2.fillPoly(mask, [corners], 1)
+
+        after = [(*shape, visible & ~mask) for *shape, visible in shapes]
+        after.append((label, cv2.contourArea(corners), mask))
+        if any(visible.sum() < MIN_VISIBLE * area for _, area, visible in after):
+            continue
+        shapes = after
+
+        slope = (columns - centre[0]) * np.cos(light) + (rows - centre[1]) * np.sin(light)
+        paint = colour * (1 + 0.15 * slope / radius)[..., None]
+        alpha = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        picture += alpha[..., None] * (paint - picture)
+    picture = np.clip(np.round(picture), 0, 255).astype(np.uint8)
+    return picture, [(label, polygons(visible)) for label, _, visible in shapes]
+
+
+def annotate(instances: Instances, image_id: int, size: int) -> tuple[list[dict], np.ndarray]:
+    """Describe the instances of a scene as COCO annotations and as an ADE20K label map.
+
+    The label map is (size, size) uint8. Area (pixels) and box (x, y, width, height) are those that
+    pycocotools finds for the polygons. The pixels on either side of an outline, which show a
+    mixture, are labelled 0, to be ignored.
+    """
+    annotations = []
+    owner = np.zeros((size, size), np.uint8)  # 0 for the background, else instance number + 1
+    labels = np.array([1] + [label + 2 for label, _ in instances], np.uint8)
+    for number, (label, outlines) in enumerate(instances, start=1):
+        rle = coco_mask.merge(coco_mask.frPyObjects(outlines, size, size))
+        owner[coco_mask.decode(rle) == 1] = number
+        box, area = coco_mask.toBbox(rle).tolist(), float(coco_mask.area(rle))
+        ids = {'id': image_id * 10 + number, 'image_id': image_id, 'category_id': label + 1}
+        shape = {'segmentation': outlines, 'bbox': box, 'area': area, 'iscrowd': 0}
+        annotations.append({**ids, **shape})
+    label_map = labels[owner]
+    around = np.ones((3, 3), np.uint8)
+    label_map[cv2.dilate(owner, around) != cv2.erode(owner, around)] = 0
+    return annotations, label_map
+
+
+def write_split(
+    root: Path, split: str, photos: list[np.ndarray], count: int, size: int, seed: int
+) -> None:
+    """Write `count` scenes of a split ('train' or 'val'), `size` pixels a side, under `root`."""
+    index, ade_split = list(PHOTOGRAPHS).index(split), ADE_SPLITS[split]
+    coco_images = root / 'coco' / f'{split}2017'
+    ade_images = root / 'ade20k' / 'images' / ade_split
+    ade_labels = root / 'ade20k' / 'annotations' / ade_split
+    coco_json = root / 'coco' / 'annotations' / f'instances_{split}2017.json'
+    for folder in (coco_images, ade_images, ade_labels, coco_json.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    images, annotations = [], []
+    for number in tqdm(range(count), desc=split, unit='picture'):
+        rng = np.random.default_rng([seed, index, number])
+        picture, instances = draw_scene(rng, photos[rng.integers(len(photos))], size)
+        image_id = index * MAX_SCENES + number + 1
+        found, label_map = annotate(instances, image_id, size)
+        annotations += found
+
+        jpg, ade_name = coco_images / f'{image_id:012}.jpg', f'ADE_{split}_{number + 1:08}'
+        names = {'id': image_id, 'license': 1, 'file_name': jpg.name}
+        images.append({**names, 'height': size, 'width': size})
+        jpg.write_bytes(cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, 95))[1])
+        (ade_labels / f'{ade_name}.png').write_bytes(cv2.imencode('.png', label_map)[1])
+        try:
+            os.link(jpg, ade_images / f'{ade_name}.jpg')
+        except OSError:  # a file system without hard links
+            shutil.copyfile(jpg, ade_images / f'{ade_name}.jpg')
+    categories = [{'id': i, 'name': n, 'supercategory': 'shape'} for i, n in enumerate(CLASSES, 1)]
+    document = {
+        'info': {'description': f'Shapes on photographs, {split} split', 'version': '1.0'},
+        'licenses': [{'id': 1, 'name': 'Public domain', 'url': ''}],
+        'images': images,
+        'annotations': annotations,
+        'categories': categories,
+    }
+    coco_json.write_text(json.dumps(document))
+
+
+def holds(out: Path, card: dict) -> bool:
+    """Say whether `out` holds the data set of this card; raise OSError if it may not be written."""
+    if not out.exists():
+        return False
+    names = {path.name for path in out.iterdir()}
+    try:
+        found = dict(json.loads((out / 'demo.json').read_text()))
+    except (FileNotFoundError, TypeError, ValueError):  # none, or not one of ours
+        found = {}
+    ours = found.keys() == card.keys() and names <= {'demo.json', 'coco', 'ade20k'}
+    if names and not ours and found != card:
+        raise OSError('it holds files that this tool did not write; choose another --out')
+    return found == card
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; the data set appears at --out in one step, complete or not at all."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to write')
+    numbers = {  # default, lowest, highest, meaning
+        'train': (800, 1, MAX_SCENES, 'number of training pictures'),
+        'val': (100, 1, MAX_SCENES, 'number of validation pictures'),
+        'size': (128, 32, 1024, 'side of a picture in pixels'),
+        'seed': (0, 0, 2**32 - 1, 'another seed makes other pictures'),
+    }
+    for name, (default, _, _, meaning) in numbers.items():
+        parser.add_argument(f'--{name}', type=int, default=default, help=meaning)
+    args = parser.parse_args(argv)
+    arguments = {name: getattr(args, name) for name in numbers}
+    for name, (_, low, high, _) in numbers.items():
+        if not low <= arguments[name] <= high:
+            parser.error(f'argument --{name}: expected {low} to {high}, got {arguments[name]}')
+
+    card = {
+        'tool': 'make_demo_data 1',  # raise the number when the pictures change
+        'arguments': arguments,
+        'coco_classes': list(CLASSES),
+        'ade20k_classes': ['background', *CLASSES],
+        'photographs': {split: list(names) for split, names in PHOTOGRAPHS.items()},
+    }
+    out = args.out.resolve()
+    try:
+        if holds(out, card):
+            print(f'{args.out} already holds this data set: nothing to do.')
+            return
+        photos = backgrounds()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as folder:
+            build = Path(folder, 'new')
+            for split, pictures in photos.items():
+                write_split(build, split, pictures, arguments[split], args.size, args.seed)
+            (build / 'demo.json').write_text(json.dumps(card, indent=2) + '\n')
+            if out.exists():
+                out.rename(Path(folder, 'old'))
+            build.rename(out)
+    except OSError as error:
+        parser.error(f'argument --out: expected a folder to write, got {str(args.out)!r}: {error}')
+    print(f'Wrote {args.train} + {args.val} pictures to {args.out}.')
+
+
+if __name__ == '__main__':
+    main()

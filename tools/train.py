@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Train a detector or a segmentor: python tools/train.py CONFIG"""
+
+import sys
+
+import mmatm  # noqa: F401  registers ATMNet
+from common import check_data, load_config, make_parser
+from mmengine.runner import Runner
+
+
+def main() -> None:
+    parser = make_parser('Train a detector or a segmentor')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the total batch size over auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from CHECKPOINT, or from the newest one in the work dir',
+    )
+    args = parser.parse_args()
+
+    cfg = load_config(args)
+    check_data(cfg, 'train_dataloader', 'val_dataloader')
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()

@@ -12,7 +12,7 @@ from .version import __version__
 if find_spec('mmengine') is None:
     raise ImportError(
         "mmatm needs the package 'mmengine', which is not installed: get it with "
-        "\"pip install 'onedl-mmengine>=0.10.12'\" (maintained, any torch) or "
+        '"pip install \'onedl-mmengine>=0.10.12\'" (maintained, any torch) or '
         "\"pip install 'mmengine>=0.10.7'\" (OpenMMLab's last release, torch < 2.6); never both."
     )
 

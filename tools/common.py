@@ -83,18 +83,22 @@ def check_data(cfg: Config, *loaders: str) -> None:
             for path in _paths(dataset):
                 if not path.exists():
                     sys.exit(
-                        f'{path} is missing: the {dataset.get("type")} of {loader} was looked for '
-                        f'in {Path(dataset.get("data_root") or ".").resolve()}; docs/data.md tells '
-                        'how to get it'
+                        f'the {dataset.get("type")} of {loader} is missing: {path} was looked for '
+                        f'in {Path.cwd()}; docs/data.md tells how to get and place it'
                     )
-        evaluator = cfg.get(loader.replace('dataloader', 'evaluator')) or {}
-        for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+        for metric in metrics(cfg, loader.replace('dataloader', 'evaluator')):
             ann_file = metric.get('ann_file')
             if ann_file and '://' not in ann_file and not Path(ann_file).exists():
                 sys.exit(
-                    f'{ann_file} is missing: the annotations that the {metric.type} of {loader} '
-                    'compares with; docs/data.md tells how to get them'
+                    f'the {metric.type} of {loader} lacks its annotations: {ann_file} was looked '
+                    f'for in {Path.cwd()}; docs/data.md tells how to get and place them'
                 )
+
+
+def metrics(cfg: Config, evaluator: str) -> list[dict]:
+    """The metrics of ``val_evaluator`` or ``test_evaluator``, which may be one or a list."""
+    settings = cfg.get(evaluator) or []
+    return settings if isinstance(settings, list) else [settings]
 
 
 def _datasets(settings: Any) -> Iterator[dict]:

@@ -5,10 +5,11 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
-import mmatm  # noqa: F401  registers ATMNet
-from common import check_data, load_config, make_parser
 from mmengine.config import Config
 from mmengine.runner import Runner
+
+import mmatm  # noqa: F401  registers ATMNet
+from common import check_data, load_config, make_parser
 
 
 def main() -> None:
@@ -66,14 +67,17 @@ def use_tta(cfg: Config) -> None:
         if cfg.get('default_scope') != 'mmdet':
             sys.exit('--tta needs tta_model and tta_pipeline in the config')
         cfg.tta_model = dict(
-            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         )
         pack = dict(dataset.pipeline[-1])
         pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]
-    for metric in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
+    for metric in (
+        cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    ):
         if cfg.tta_model.type == 'DetTTAModel' and 'segm' in metric.get('metric', ()):
             print('--tta: mmdet merges boxes only, so segm is not evaluated')
             metric.metric = 'bbox'

@@ -3,9 +3,10 @@
 
 import sys
 
+from mmengine.runner import Runner
+
 import mmatm  # noqa: F401  registers ATMNet
 from common import check_data, load_config, make_parser
-from mmengine.runner import Runner
 
 
 def main() -> None:

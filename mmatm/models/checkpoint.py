@@ -76,13 +76,13 @@ def read_checkpoint(
             else:
                 checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(r'Unsupported (?:global|class|operand)[^.]*?([\w]+\.[\w.]+)', str(error))
-        what = f'it refers to {refused[1]}' if refused else str(error).split('\n')[0]
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
         raise CheckpointError(
             f'checkpoint {filename} was not loaded: it is damaged or holds objects other than '
             f'tensors and plain data, which could execute code ({what})'
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
         reason = str(error).split('\n')[0] or type(error).__name__
         raise CheckpointError(f'checkpoint {filename} is damaged or incomplete: {reason}') from None
     if not isinstance(checkpoint, Mapping):
@@ -96,15 +96,20 @@ def _safe_globals() -> list:
     """What mm and ImageNet training scripts store beside tensors; none of it executes anything."""
     core = np._core if hasattr(np, '_core') else np.core
     dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.uint32)]
-    return [
-        HistoryBuffer,
-        argparse.Namespace,
-        np.ndarray,
-        np.dtype,
-        core.multiarray._reconstruct,
-        core.multiarray.scalar,
-        *dtypes,
+    arrays = [  # numpy 2 and 1 write different module names
+        (getattr(core.multiarray, name), f'{module}.multiarray.{name}')
+        for name in ('_reconstruct', 'scalar')
+        for module in ('numpy._core', 'numpy.core')
     ]
+    statistic = (_history_statistic, 'builtins.getattr')
+    return [argparse.Namespace, HistoryBuffer, statistic, np.ndarray, np.dtype, *arrays, *dtypes]
+
+
+def _history_statistic(owner: Any, name: str) -> Any:
+    """In place of getattr, by which a pickled HistoryBuffer refers to its own four methods."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {owner}.{name}')
+    return getattr(HistoryBuffer, name)
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:
@@ -128,7 +133,7 @@ def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[
 
 @CheckpointLoader.register_scheme(prefixes=('', 'http://', 'https://', EMA_PREFIX), force=True)
 def load_from_mmatm(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """mmengine's hook to :func:`read_checkpoint`; ``ema:FILE`` takes the averaged weights."""
+    """Mmengine's hook to :func:`read_checkpoint`; ``ema:FILE`` takes the averaged weights."""
     ema = filename.startswith(EMA_PREFIX)
     filename = filename[len(EMA_PREFIX) :] if ema else filename
     remote = filename.startswith(('http://', 'https://'))
@@ -201,7 +206,7 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
             f'(another arch?): {_names(wrong)}'
         )
     if dropped:
-        _log(f'{len(dropped)} tensors are not the backbone\'s, dropped: {_names(dropped)}')
+        _log(f"{len(dropped)} tensors are not the backbone's, dropped: {_names(dropped)}")
     state_dict.update((prefix + name, value) for name, value in weights.items())
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmatm  # noqa: F401  registers ATMNet
-from common import check_data, load_config, make_parser
+from common import check_data, load_config, make_parser, metrics
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
 def use_tta(cfg: Config) -> None:
     """Wrap the model and the test pipeline for test-time augmentation.
 
-    A detection config without its own ``tta_model`` gets mmdet's with horizontal flips. It merges
-    boxes only, so masks are then not evaluated.
+    A detection config without its own ``tta_model`` gets mmdet's with horizontal flips. That merges
+    boxes only, so a mask head is left out and masks are not evaluated.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -75,12 +75,12 @@ def use_tta(cfg: Config) -> None:
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]
-    for metric in (
-        cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    ):
-        if cfg.tta_model.type == 'DetTTAModel' and 'segm' in metric.get('metric', ()):
-            print('--tta: mmdet merges boxes only, so segm is not evaluated')
-            metric.metric = 'bbox'
+    roi_head = cfg.model.get('roi_head', {})
+    if cfg.tta_model.type == 'DetTTAModel' and roi_head.get('mask_head'):
+        print('--tta: mmdet merges boxes only, so masks are neither predicted nor evaluated')
+        roi_head.update(mask_head=None, mask_roi_extractor=None)
+        for metric in metrics(cfg, 'test_evaluator'):
+            metric.update(metric='bbox')
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
 

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WORK := work_dirs/$(DEMO)
 
-.PHONY: help setup test lint format data demo clean
+.PHONY: help setup test lint format data demo benchmark memcheck clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,7 +45,7 @@ $(VENV)/.mmcv: $(VENV)/.torch requirements/onedl.txt
 	$(PIP) "$$folder"/*.whl
 	@touch $@
 
-$(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt)
+$(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt mmatm/ops/csrc/*)
 	@echo '== mm packages, tests and mmatm'
 	$(PIP) -r requirements/torch.txt -r requirements/onedl.txt -r requirements/demo.txt -r requirements/tests.txt
 	@# opencv-python needs the system's OpenGL; where that is missing the headless build serves.
@@ -72,6 +72,14 @@ demo: data ## train Mask R-CNN on a CPU, evaluate it, draw what it found
 	$(BIN)/python tools/train.py configs/detection/$(DEMO).py --work-dir $(WORK)
 	$(BIN)/python tools/test.py configs/detection/$(DEMO).py $$(cat $(WORK)/last_checkpoint) --work-dir $(WORK) --out $(WORK)/predictions.pkl
 	$(BIN)/python tools/contact_sheet.py configs/detection/$(DEMO).py $(WORK)/predictions.pkl --out $(WORK)/contact_sheet.png
+
+benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
+	$(BIN)/python tools/benchmark.py --out work_dirs/benchmark
+
+memcheck: ## run the C++ operator under the address and undefined-behaviour sanitizers
+	@mkdir -p build
+	g++ -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all tests/ops/memory_check.cpp -o build/memory_check
+	build/memory_check
 
 clean: ## remove the environment, the demo data and the results of the demo
 	rm -rf $(VENV) build *.egg-info data/demo $(WORK)

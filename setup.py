@@ -1,6 +1,8 @@
 """Packaging of mmatm; ``make setup`` installs everything around it."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -18,6 +20,45 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith('#')]
 
 
+def extension() -> dict:
+    """Arguments of ``setup`` that compile the CPU operator, for any CPU of this architecture.
+
+    Left out, with one warning, where torch or a compiler is missing, and silently with
+    MMATM_BUILD_OPS=0; the operator in plain PyTorch then serves.
+    """
+    if os.environ.get('MMATM_BUILD_OPS') == '0':
+        return {}
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError as error:
+        warn_without_operator(f'torch cannot be imported in this build ({error})')
+        return {}
+
+    class OptionalBuild(BuildExtension):
+        def run(self) -> None:
+            try:
+                super().run()
+            except Exception as error:  # whatever a compiler can fail with
+                warn_without_operator(f'compiling it failed ({type(error).__name__}: {error})')
+                self.extensions = []
+
+    operator = CppExtension(
+        'mmatm.ops._C',
+        ['mmatm/ops/csrc/active_sample.cpp'],
+        depends=['mmatm/ops/csrc/kernels.h'],
+        extra_compile_args=['-O3', '-g0', '-fopenmp'],
+    )
+    return dict(ext_modules=[operator], cmdclass=dict(build_ext=OptionalBuild))
+
+
+def warn_without_operator(reason: str) -> None:
+    print(
+        f'warning: the fast CPU operator of mmatm is left out: {reason}. Install torch and a C++ '
+        'compiler, then run "pip install --no-build-isolation -e ." again.',
+        file=sys.stderr,
+    )
+
+
 setup(
     name='mmatm',
     version=version(),
@@ -31,4 +72,5 @@ setup(
     # names, so none is required here: a second one would overwrite what the user has.
     install_requires=requirements('runtime'),
     extras_require={name: requirements(name) for name in ('onedl', 'openmmlab', 'demo', 'tests')},
+    **extension(),
 )

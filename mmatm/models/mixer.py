@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from ..ops import active_sample
+from ..ops import active_sample_mean
 
 
 class ActiveTokenMixer(nn.Module):
@@ -41,11 +41,10 @@ class ActiveTokenMixer(nn.Module):
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` in tokens, to ``[B, H, W, C]``."""
         # Under autocast a linear layer predicts the offsets in half precision.
-        samples = active_sample(x, offset.to(x.dtype)).flatten(1, 2)
-        tokens = x.flatten(1, 2)
+        samples, mean = active_sample_mean(x, offset.to(x.dtype))
+        samples, tokens = samples.flatten(1, 2), x.flatten(1, 2)
 
         weight = torch.cat([self.width.weight, self.height.weight, self.channel.weight], dim=1)
-        mean = torch.cat([samples.mean(1), tokens.mean(1)], dim=1)
         mean = F.linear(mean, weight, self.width.bias + self.height.bias)
         gate = self.gate(mean).unflatten(1, (self.dim, 3)).softmax(-1)
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mixer import ActiveTokenMixer
+from .mlp import ChannelMlp
 
 NUM_STAGES = 4
 
@@ -94,7 +95,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.mixer = ActiveTokenMixer(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(mlp_ratio * dim))
+        self.mlp = ChannelMlp(dim, int(mlp_ratio * dim))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """The sampling step of the active token mixer; knows nothing of models."""
 
-from .active_sample import active_sample
+from .sampling import active_sample, active_sample_mean, available_backends
 
-__all__ = ['active_sample']
+__all__ = ['active_sample', 'active_sample_mean', 'available_backends']

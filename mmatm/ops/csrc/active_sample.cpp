@@ -1,0 +1,190 @@
+// The CPU backend of the sampling operator: checks, allocation, threads. The work is in kernels.h.
+
+// Not torch/extension.h, which takes twice as long to compile.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <tuple>
+
+#include "kernels.h"
+
+namespace {
+
+using at::Tensor;
+using mmatm::Real;
+using mmatm::Shape;
+
+const mmatm::Capability kCapability = mmatm::capability();
+
+// Elements of x below which a second thread costs more than it brings.
+constexpr int64_t kElementsPerThread = 16384;
+
+// Whether a call takes every size in the types of the kernels, and its tensors fit together.
+Shape check(const Tensor& x, const Tensor& offset) {
+  TORCH_CHECK_VALUE(x.dim() == 4 && offset.dim() == 4, "x and offset must have 4 dimensions, but x is ",
+                    x.sizes(), " and offset is ", offset.sizes());
+  TORCH_CHECK_VALUE(x.sizes().slice(0, 3) == offset.sizes().slice(0, 3),
+                    "x and offset must agree in batch, height and width, but x is ", x.sizes(),
+                    " and offset is ", offset.sizes());
+  const int64_t channels = x.size(3), groups = offset.size(3) / 2;
+  TORCH_CHECK_VALUE(groups > 0 && offset.size(3) % 2 == 0 && channels % groups == 0,
+                    "offset must have 2 * G channels with G a divisor of the channels of x, but "
+                    "offset has ", offset.size(3), " and x has ", channels);
+  TORCH_CHECK_VALUE(x.scalar_type() == offset.scalar_type() && x.is_cpu() && offset.is_cpu(),
+                    "x and offset must share one dtype and be on the CPU");
+  const Shape shape{x.size(0), x.size(1), x.size(2), channels, groups};
+  constexpr int64_t most = std::numeric_limits<int32_t>::max() / 2;
+  TORCH_CHECK_VALUE(shape.height <= most && shape.width <= most &&
+                        (shape.width == 0 || channels <= most / shape.width),
+                    "x is too large for 32-bit positions in a row: ", x.sizes());
+  return shape;
+}
+
+void check_like(const Tensor& tensor, at::IntArrayRef sizes, const Tensor& x, const char* name) {
+  TORCH_CHECK_VALUE(tensor.sizes() == sizes && tensor.scalar_type() == x.scalar_type() &&
+                        tensor.is_cpu(),
+                    name, " must be ", sizes, " of ", x.scalar_type(), " on the CPU, but it is ",
+                    tensor.sizes(), " of ", tensor.scalar_type(), " on ", tensor.device());
+}
+
+// Calls function with a value of the type in which the kernels see the elements of x.
+template <typename F>
+auto by_dtype(const Tensor& x, const F& function) {
+  switch (x.scalar_type()) {
+    case at::kFloat: return function(float{});
+    case at::kDouble: return function(double{});
+    case at::kBFloat16: return function(mmatm::BFloat16{});
+    case at::kHalf: return function(mmatm::Float16{});
+    default: TORCH_CHECK_VALUE(false, "x must be floating point, but it is ", x.scalar_type());
+  }
+}
+
+template <typename T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+template <typename T>
+at::ScalarType real_dtype() {
+  return std::is_same_v<T, double> ? at::kDouble : at::kFloat;
+}
+
+// How the tokens of an image are divided: by its size alone, so that the sums of the blocks, and
+// with them the means, do not depend on the number of threads.
+struct Blocks {
+  int64_t tokens, per_image, length;
+
+  explicit Blocks(const Shape& shape)
+      : tokens(shape.height * shape.width),
+        per_image(std::clamp<int64_t>((tokens + 31) / 32, 1, 256)),
+        length((tokens + per_image - 1) / per_image) {}
+};
+
+int64_t grain(int64_t elements_per_item) {
+  return std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, elements_per_item));
+}
+
+std::tuple<Tensor, Tensor> run_forward(const Tensor& x_, const Tensor& offset_, bool with_mean) {
+  const Shape shape = check(x_, offset_);
+  const Tensor x = x_.contiguous(), offset = offset_.contiguous();
+  const int64_t C = shape.channels;
+  Tensor samples = at::empty({shape.batch, shape.height, shape.width, 2 * C}, x.options());
+  Tensor mean;
+  by_dtype(x, [&](auto element) {
+    using T = decltype(element);
+    using R = Real<T>;
+    const auto forward = mmatm::kernels<T>(kCapability).forward;
+    const mmatm::ForwardTask<T> task{shape, data<T>(x), data<T>(offset), data<T>(samples)};
+    const Blocks blocks(shape);
+    Tensor totals;
+    if (with_mean) {
+      totals = at::empty({shape.batch, blocks.per_image, 3 * C}, x.options().dtype(real_dtype<T>()));
+    }
+    R* total = with_mean ? data<R>(totals) : nullptr;
+    at::parallel_for(
+        0, shape.batch * blocks.per_image, grain(blocks.length * C),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t image = i / blocks.per_image * blocks.tokens;
+            const int64_t block = i % blocks.per_image * blocks.length;
+            const int64_t stop = std::min(block + blocks.length, blocks.tokens);
+            forward(task, image + std::min(block, stop), image + stop,
+                    total ? total + i * 3 * C : nullptr);
+          }
+        });
+    if (with_mean) {
+      mean = totals.sum(1).div_(static_cast<double>(blocks.tokens)).to(x.scalar_type());
+    }
+  });
+  return {samples, mean};
+}
+
+Tensor forward(const Tensor& x, const Tensor& offset) {
+  return std::get<0>(run_forward(x, offset, false));
+}
+
+std::tuple<Tensor, Tensor> forward_mean(const Tensor& x, const Tensor& offset) {
+  return run_forward(x, offset, true);
+}
+
+std::tuple<Tensor, Tensor> run_backward(const Tensor& grad_samples_, const Tensor* grad_mean,
+                                        const Tensor& x_, const Tensor& offset_) {
+  const Shape shape = check(x_, offset_);
+  const int64_t C = shape.channels, tokens = shape.height * shape.width;
+  check_like(grad_samples_, {shape.batch, shape.height, shape.width, 2 * C}, x_, "grad_samples");
+  if (grad_mean) check_like(*grad_mean, {shape.batch, 3 * C}, x_, "grad_mean");
+  const Tensor grad_samples = grad_samples_.contiguous();
+  const Tensor x = x_.contiguous(), offset = offset_.contiguous();
+  Tensor grad_x = at::empty(x.sizes(), x.options());
+  Tensor grad_offset = at::empty(offset.sizes(), offset.options());
+  by_dtype(x, [&](auto element) {
+    using T = decltype(element);
+    using R = Real<T>;
+    const auto kernels = mmatm::kernels<T>(kCapability);
+    Tensor sum = grad_x, grad_token;
+    if (mmatm::is_half<T>) sum = at::empty(x.sizes(), x.options().dtype(real_dtype<T>()));
+    if (grad_mean) {
+      grad_token = grad_mean->to(real_dtype<T>()).div(static_cast<double>(tokens)).contiguous();
+    }
+    const mmatm::BackwardTask<T> task{shape,
+                                      data<T>(grad_samples),
+                                      grad_mean ? data<R>(grad_token) : nullptr,
+                                      data<T>(x),
+                                      data<T>(offset),
+                                      data<R>(sum),
+                                      data<T>(grad_x),
+                                      data<T>(grad_offset)};
+    at::parallel_for(0, shape.batch * shape.height, grain(shape.width * C),
+                     [&](int64_t begin, int64_t end) { kernels.backward_rows(task, begin, end); });
+    at::parallel_for(
+        0, shape.batch * shape.width, grain(shape.height * C),
+        [&](int64_t begin, int64_t end) { kernels.backward_columns(task, begin, end); });
+  });
+  return {grad_x, grad_offset};
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_samples, const Tensor& x,
+                                    const Tensor& offset) {
+  return run_backward(grad_samples, nullptr, x, offset);
+}
+
+std::tuple<Tensor, Tensor> backward_mean(const Tensor& grad_samples, const Tensor& grad_mean,
+                                         const Tensor& x, const Tensor& offset) {
+  return run_backward(grad_samples, &grad_mean, x, offset);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using Release = pybind11::call_guard<pybind11::gil_scoped_release>;
+  m.def("forward", &forward, Release());
+  m.def("forward_mean", &forward_mean, Release());
+  m.def("backward", &backward, Release());
+  m.def("backward_mean", &backward_mean, Release());
+  m.def("capability", [] { return mmatm::name(kCapability); });
+}

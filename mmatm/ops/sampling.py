@@ -1,0 +1,191 @@
+"""Public face of the sampling operator: argument checks, choice of a backend, registration."""
+
+import os
+import warnings
+
+import torch
+from torch import Tensor
+
+from . import cpp, reference, triton
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def available_backends(device: torch.device | str = 'cpu') -> tuple[str, ...]:
+    """Backends that work for tensors on ``device``, the one used by default first.
+
+    ``reference`` is plain PyTorch and always there; ``cpp`` needs the extension that ``setup.py``
+    compiles; ``triton`` needs a CUDA device, or the environment variable ``TRITON_INTERPRET=1``.
+    """
+    kind = torch.device(device).type
+    compiled = ('cpp',) if kind == 'cpu' and cpp.is_available() else ()
+    on_gpu = ('triton',) if kind == 'cuda' and triton.is_available() else ()
+    interpreted = kind == 'cpu' and os.environ.get('TRITON_INTERPRET') == '1'
+    return (*on_gpu, *compiled, 'reference', *(('triton',) if interpreted else ()))
+
+
+def active_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> Tensor:
+    """Gather, for every token and channel, one value along the width and one along the height.
+
+    With ``g = c // (C / G)`` the group of channel ``c``::
+
+        out[b, h, w, c]     = x[b, h, w + offset[b, h, w, g], c]
+        out[b, h, w, C + c] = x[b, h + offset[b, h, w, G + g], w, c]
+
+    read by linear interpolation between the two neighbouring tokens; a neighbour outside the map
+    counts as zero. Differentiable in both arguments; at an integral position the gradient of the
+    offset is the one from the right.
+
+    Any offset is safe. An infinite one is outside. NaN gives NaN in its own outputs and nowhere
+    else, and passes no gradient to ``x``.
+
+    Args:
+        x: tokens, ``[B, H, W, C]``, channels last; float64, float32, bfloat16 or float16.
+        offset: displacements in tokens, ``[B, H, W, 2 * G]``, of ``x``'s dtype and device: ``G``
+            along the width, then ``G`` along the height. ``C`` is a multiple of ``G``.
+        backend: one of :func:`available_backends`; None takes the fastest.
+
+    Returns:
+        ``[B, H, W, 2 * C]`` in ``x``'s dtype: the samples along the width, then along the height.
+
+    Raises:
+        ValueError: rank, size, dtype or device of an argument does not fit; or the backend does
+            not exist or does not work here.
+
+    Source: *Active Token Mixer* (arXiv 2203.06108), section "Active Token Mixer", without the
+    full deformable convolution that the published code uses for it.
+    """
+    backend = _check(x, offset, backend)
+    if backend == 'reference':
+        return reference.active_sample(x, offset)
+    return _forward(x, offset, backend)
+
+
+def active_sample_mean(
+    x: Tensor, offset: Tensor, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """:func:`active_sample`, and the mean over all tokens of ``[samples, x]``, ``[B, 3 * C]``."""
+    backend = _check(x, offset, backend)
+    if backend == 'cpp':
+        return _forward_mean(x, offset)
+    samples = active_sample(x, offset, backend)
+    return samples, torch.cat([samples.mean((1, 2)), x.mean((1, 2))], dim=1)
+
+
+def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
+    """The backend to use, after checking everything that a caller can get wrong."""
+    if x.dim() != 4 or offset.dim() != 4:
+        raise ValueError(
+            'x must be [B, H, W, C] and offset [B, H, W, 2 * G], '
+            f'but x is {list(x.shape)} and offset is {list(offset.shape)}'
+        )
+    if x.shape[:3] != offset.shape[:3]:
+        raise ValueError(
+            'x and offset must agree in batch, height and width, '
+            f'but x is {list(x.shape)} and offset is {list(offset.shape)}'
+        )
+    channels, groups = x.shape[3], offset.shape[3] // 2
+    if offset.shape[3] % 2 or groups == 0 or channels % groups:
+        raise ValueError(
+            'offset must have 2 * G channels with G a divisor of the channels of x, '
+            f'but offset has {offset.shape[3]} and x has {channels}'
+        )
+    if x.dtype not in _DTYPES or offset.dtype != x.dtype:
+        raise ValueError(
+            f'x and offset must share one dtype out of {[str(d) for d in _DTYPES]}, '
+            f'but x is {x.dtype} and offset is {offset.dtype}'
+        )
+    if x.device != offset.device:
+        raise ValueError(
+            f'x and offset must be on one device, but x is on {x.device} '
+            f'and offset on {offset.device}'
+        )
+    available = available_backends(x.device)
+    if backend is None:
+        _warn_without_extension(x.device.type)
+        return available[0]
+    if backend not in available:
+        raise ValueError(
+            f'backend must be one of {list(available)} for tensors on {x.device}, '
+            f'but is {backend!r}'
+        )
+    return backend
+
+
+_warned = False
+
+
+def _warn_without_extension(device: str) -> None:
+    """Say once that the compiled backend is missing, unless it was left out on purpose."""
+    global _warned
+    if _warned or device != 'cpu' or cpp.is_available():
+        return
+    _warned = True
+    if os.environ.get('MMATM_BUILD_OPS') != '0':
+        warnings.warn(
+            'mmatm runs on its slow reference operator, because its C++ extension is not built: '
+            'install a C++ compiler and run "pip install --no-build-isolation -e ." again',
+            stacklevel=4,
+        )
+
+
+_MODULES = {'cpp': cpp, 'triton': triton}
+
+
+@torch.library.custom_op('mmatm::active_sample', mutates_args=())
+def _forward(x: Tensor, offset: Tensor, backend: str) -> Tensor:
+    return _MODULES[backend].forward(x, offset)
+
+
+@torch.library.custom_op('mmatm::active_sample_backward', mutates_args=())
+def _backward(grad: Tensor, x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    return _MODULES[backend].backward(grad, x, offset)
+
+
+@torch.library.custom_op('mmatm::active_sample_mean', mutates_args=())
+def _forward_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    return cpp.forward_mean(x, offset)
+
+
+@torch.library.custom_op('mmatm::active_sample_mean_backward', mutates_args=())
+def _backward_mean(
+    grad: Tensor, grad_mean: Tensor, x: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    return cpp.backward_mean(grad, grad_mean, x, offset)
+
+
+@_forward.register_fake
+def _(x: Tensor, offset: Tensor, backend: str) -> Tensor:
+    return x.new_empty((*x.shape[:3], 2 * x.shape[3]))
+
+
+@_forward_mean.register_fake
+def _(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    channels = x.shape[3]
+    return x.new_empty((*x.shape[:3], 2 * channels)), x.new_empty((x.shape[0], 3 * channels))
+
+
+def _fake_backward(*args: Tensor | str) -> tuple[Tensor, Tensor]:
+    x, offset = [a for a in args if isinstance(a, Tensor)][-2:]
+    return x.new_empty(x.shape), offset.new_empty(offset.shape)
+
+
+_backward.register_fake(_fake_backward)
+_backward_mean.register_fake(_fake_backward)
+
+
+def _save(ctx, inputs: tuple, output: Tensor | tuple) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.backend = inputs[2:]
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_backward(grad, *ctx.saved_tensors, *ctx.backend), None
+
+
+def _differentiate_mean(ctx, grad: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
+    return _backward_mean(grad, grad_mean, *ctx.saved_tensors)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_forward_mean.register_autograd(_differentiate_mean, setup_context=_save)

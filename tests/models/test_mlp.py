@@ -1,0 +1,32 @@
+"""The tiled MLP against timm's, in outputs and gradients."""
+
+import pytest
+import torch
+from timm.layers import Mlp
+
+from mmatm.models import mlp
+from mmatm.models.mlp import ChannelMlp
+
+
+@pytest.mark.parametrize('tokens', [(2, 7, 9), (1, 1, 1), (3, 4, 4)])
+def test_tiles_equal_the_whole(tokens, monkeypatch):
+    torch.manual_seed(0)
+    plain = Mlp(6, 24).double()
+    tiled = ChannelMlp(6, 24).double()
+    tiled.load_state_dict(plain.state_dict())
+    monkeypatch.setattr(mlp, '_LARGE', 0)
+    monkeypatch.setattr(mlp, '_TILE', 8 * 24 * 5)  # 5 tokens, so the last tile is a partial one
+    x = torch.randn(*tokens, 6).double().requires_grad_()
+
+    out, expected = tiled(x), plain(x)
+    assert 'TiledMlp' in out.grad_fn.name()
+    torch.testing.assert_close(out, expected)
+    cotangent = torch.randn_like(out)
+    grads = torch.autograd.grad(out, (x, *tiled.parameters()), cotangent)
+    expected_grads = torch.autograd.grad(expected, (x, *plain.parameters()), cotangent)
+    torch.testing.assert_close(grads, expected_grads)
+
+
+def test_small_maps_take_the_plain_way():
+    out = ChannelMlp(6, 24)(torch.randn(2, 3, 3, 6))
+    assert 'TiledMlp' not in out.grad_fn.name()

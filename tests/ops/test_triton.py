@@ -1,0 +1,252 @@
+"""The Triton backend against the reference, in outputs and both gradients.
+
+With CUDA the kernels run as they are. Without, they run in Triton's interpreter; that has to be
+asked for before Triton is imported, so this file is then tested once more in its own process.
+"""
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmatm.ops import reference
+from mmatm.ops import triton as backend
+
+CUDA = torch.cuda.is_available()
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+TRITON = importlib.util.find_spec('triton') is not None
+
+runs_kernels = pytest.mark.skipif(not (CUDA or INTERPRETED), reason='see test_in_interpreter')
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+# The interpreter cuts what does not fit bfloat16 off instead of rounding.
+RTOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+
+
+def problem(size, groups, share, dtype, seed=0):
+    """Random x, offsets of some tokens, and an output gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(*size, groups * share), (*size, 2 * groups), (*size, 2 * groups * share)]
+    x, offset, grad = (torch.randn(shape, generator=generator) for shape in shapes)
+    return [t.to('cuda' if CUDA else 'cpu', dtype) for t in (x, 2 * offset, grad)]
+
+
+def expected(x, offset, grad):
+    x, offset = (t.detach().requires_grad_() for t in (x, offset))
+    out = reference.active_sample(x, offset)
+    return out.detach(), *torch.autograd.grad(out, (x, offset), grad)
+
+
+def assert_matches(x, offset, grad):
+    results = backend.forward(x, offset), *backend.backward(grad, x, offset)
+    rtol = RTOL[x.dtype]
+    for result, wanted in zip(results, expected(x, offset, grad), strict=True):
+        torch.testing.assert_close(result, wanted, rtol=rtol, atol=rtol / 10, equal_nan=True)
+
+
+@pytest.fixture(params=[False, True], ids=['any_order', 'fixed_order'])
+def deterministic(request):
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(request.param)
+    yield request.param
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.skipif(CUDA or INTERPRETED or not TRITON, reason='the tests below run here')
+def test_in_interpreter():
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-k', 'not gpu', __file__]
+    environment = {**os.environ, 'TRITON_INTERPRET': '1'}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@runs_kernels
+@pytest.mark.parametrize('share', [1, 2, 3, 4, 8])
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_random(dtype, share):
+    draw = random.Random(f'{dtype} {share}')
+    size = draw.randint(1, 2), draw.randint(1, 9), draw.randint(1, 9)
+    assert_matches(*problem(size, draw.randint(1, 50 // share), share, dtype))
+
+
+@runs_kernels
+def test_several_tiles_and_blocks():
+    assert_matches(*problem((1, 9, 10), 9, 4, torch.float32))
+
+
+@runs_kernels
+@pytest.mark.parametrize('share', [40, 2100])
+def test_share_beyond_a_tile(share):
+    assert_matches(*problem((1, 2, 2), 2, share, torch.float32))
+
+
+@runs_kernels
+@pytest.mark.parametrize(('dtype', 'share'), zip(DTYPES, [8, 3, 2, 1], strict=True), ids=str)
+def test_fixed_order(dtype, share, deterministic):
+    assert_matches(*problem((1, 2, 3), 33 // share + 1, share, dtype))
+
+
+@pytest.mark.skipif(not CUDA, reason='the interpreter knows no other order')
+def test_same_bits_in_fixed_order_on_gpu(monkeypatch):
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    x, offset, grad = problem((2, 40, 50), 32, 2, torch.float32)
+    assert_matches(x, offset, grad)
+    first, *others = (
+        torch.cat([*map(torch.ravel, backend.backward(grad, x, offset))]) for _ in range(5)
+    )
+    assert all(torch.equal(first, other) for other in others)
+
+
+@runs_kernels
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_special_offsets(dtype, deterministic):
+    x, offset, grad = problem((1, 3, 4), 4, 2, dtype)
+    inf, nan = float('inf'), float('nan')
+    border = [-4, -3.5, -3, -2, -1, -0.5, 0, 0.5, 1, 2, 2.5, 3, 3.5, 4]
+    special = torch.tensor([*border, 1e4, -1e4, 1e9, -1e9, 3e38, -3e38, inf, -inf, nan])
+    order = torch.arange(offset.numel()) * 5 % len(special)
+    assert_matches(x, special[order].view(offset.shape).to(offset), grad)
+
+
+@runs_kernels
+def test_special_values(deterministic):
+    x, offset, grad = problem((1, 3, 4), 2, 2, torch.float32)
+    for t in (x, grad):
+        t.view(-1)[::5] = float('inf')
+        t.view(-1)[::7] = float('nan')
+    offset.view(-1)[::3] = float('inf')
+    offset.view(-1)[1::9] = 0
+    results = backend.forward(x, offset), *backend.backward(grad, x, offset)
+    for result, wanted in zip(results, expected(x, offset, grad), strict=True):
+        # An infinite gradient times a difference, or two of them subtracted: spoiled either way.
+        result, wanted = (t.where(t.isfinite(), float('nan')) for t in (result, wanted))
+        torch.testing.assert_close(result, wanted, equal_nan=True)
+
+
+@runs_kernels
+@pytest.mark.parametrize('size', [(0, 3, 4), (2, 0, 3), (2, 3, 0), (1, 1, 1), (2, 1, 5), (2, 5, 1)])
+def test_smallest_sizes(size, deterministic):
+    assert_matches(*problem(size, 2, 2, torch.float32))
+
+
+@runs_kernels
+def test_no_channels():
+    assert_matches(*problem((2, 3, 4), 2, 0, torch.float32))
+
+
+@runs_kernels
+def test_not_contiguous(deterministic):
+    x, offset, grad = problem((2, 3, 2), 3, 2, torch.float32)
+    channels_first = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    every_other = torch.stack([offset, offset], dim=-1)[..., 0]
+    assert_matches(channels_first, every_other, grad.transpose(1, 2).contiguous().transpose(1, 2))
+    assert_matches(x, offset, grad[:1, :1, :1, :1].expand_as(grad))
+
+
+@runs_kernels
+@pytest.mark.parametrize('share', [3, 4])
+def test_nothing_outside_is_touched(share, deterministic, monkeypatch):
+    """Surround each tensor by NaN: reads would show in the results, writes in what is around."""
+    buffers = []
+
+    def surround(shape, dtype, device, value):
+        size, margin = torch.Size(shape), 333  # odd: addresses are not aligned either
+        buffer = torch.full((size.numel() + 2 * margin,), float('nan'), dtype=dtype, device=device)
+        buffers.append((buffer[:margin], buffer[-margin:]))
+        return buffer[margin:-margin].view(size).fill_(value)
+
+    def like(tensor):
+        return surround(tensor.shape, tensor.dtype, tensor.device, 77)
+
+    x, offset, grad = inputs = problem((2, 3, 2), 3, share, torch.float32)
+    offset.view(-1)[::5] = 1e9
+    offset.view(-1)[1::7] = -float('inf')
+    results = expected(*inputs)
+    x, offset, grad = (like(t).copy_(t) for t in inputs)
+    with monkeypatch.context() as patch:
+        empty = lambda *shape, dtype, device: surround(shape, dtype, device, 77)  # noqa: E731
+        zeros = lambda shape, dtype, device: surround(shape, dtype, device, 0)  # noqa: E731
+        for name, function in [('empty', empty), ('zeros', zeros), ('empty_like', like)]:
+            patch.setattr(backend.torch, name, function)
+        out = backend.forward(x, offset)
+        grads = backend.backward(grad, x, offset)
+    assert len(buffers) == 6
+    assert all(margin.isnan().all() for pair in buffers for margin in pair)
+    for result, wanted in zip((out, *grads), results, strict=True):
+        torch.testing.assert_close(result, wanted)
+
+
+@pytest.mark.skipif(not CUDA, reason='needs a GPU with 24 GB')
+def test_more_elements_than_int32_counts_on_gpu():
+    x = torch.zeros(1, 4099, 4099, 128, dtype=torch.float16, device='cuda')
+    x[0, -2:, -2:] = torch.randn(2, 2, 128, dtype=x.dtype, device='cuda')
+    offset = torch.full((1, 4099, 4099, 2), 0.5, dtype=x.dtype, device='cuda')
+    out = backend.forward(x, offset)
+    grad_x, _ = backend.backward(out, x, offset)
+    corner = slice(None), slice(-4, None), slice(-4, None)
+    wanted = expected(x[corner], offset[corner], out[corner])
+    torch.testing.assert_close(out[corner], wanted[0])
+    inner = slice(None), slice(-3, None), slice(-3, None)
+    torch.testing.assert_close(grad_x[inner], wanted[1][:, 1:, 1:])
+
+
+@pytest.mark.skipif(CUDA or INTERPRETED or not TRITON, reason='the kernels themselves run here')
+@pytest.mark.parametrize(
+    ('dtype', 'share', 'capability', 'access'),
+    [
+        (torch.float32, 2, 90, 'v2.b32'),
+        (torch.bfloat16, 4, 90, 'v2.b32'),
+        (torch.float16, 8, 80, 'v2.b32'),
+        (torch.float64, 3, 80, 'b64'),
+    ],
+    ids=str,
+)
+def test_compiles_without_gpu(dtype, share, capability, access, monkeypatch, tmp_path):
+    """Do all that a call does up to the launch, and see that channels move several at a time."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    class Driver:
+        def get_current_target(self):
+            return GPUTarget('cuda', capability, 32)
+
+        def get_current_device(self):
+            return 0
+
+        def get_current_stream(self, device):
+            return 0
+
+    compiled = []
+
+    def compile_only(kernel):
+        run = kernel.run
+        return lambda *args, warmup, **kwargs: compiled.append(run(*args, warmup=True, **kwargs))
+
+    for kernel in (backend._forward_kernel, backend._backward_kernel, backend._scatter_kernel):
+        monkeypatch.setattr(kernel, 'run', compile_only(kernel))
+    monkeypatch.setattr(triton.runtime.driver, '_active', Driver())
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    x, offset, grad = problem((1, 8, 8), 32, share, dtype)
+    backend.forward(x, offset)
+    backend.backward(grad, x, offset)
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    backend.backward(grad, x, offset)
+    assert len(compiled) == 5
+    for kernel in compiled[:3]:
+        assert kernel.asm['ptx'].count(access) >= 6
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    spec = importlib.util.spec_from_file_location('without_triton', backend.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not module.is_available()
+
+
+def test_is_available():
+    assert backend.is_available() == (TRITON and (CUDA or INTERPRETED))

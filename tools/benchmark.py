@@ -1,0 +1,495 @@
+#!/usr/bin/env python
+"""Time ATMNet beside the published formulation and other backbones, interleaved in one process.
+
+python tools/benchmark.py                    the table of targets (CPU: 2 cores, float32)
+python tools/benchmark.py backbone train     only these comparisons
+docs/benchmarks.md explains the comparisons and the options and keeps the results.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mmatm.models import ARCHS, ActiveTokenMixer, ATMNet
+from mmatm.ops import active_sample, available_backends
+from published import use_published_formulation
+
+PEERS = {
+    'convnext-t': 'convnext_tiny',
+    'swin-t': 'swin_tiny_patch4_window7_224',
+    'pvtv2-b2': 'pvt_v2_b2',
+    'resnet-50': 'resnet50',
+}
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass
+class Target:
+    """``other / mmatm`` must reach ``bound`` (``at_least``), or ``mmatm / other`` stay below it."""
+
+    other: str
+    bound: float
+    at_least: bool = True
+    figure: str = 'seconds'
+
+    def ratio(self, results: dict[str, dict[str, float]]) -> float | None:
+        """The measured ratio, None if one side was not measured."""
+        ours, other = results.get('mmatm', {}), results.get(self.other, {})
+        if not ours.get(self.figure) or not other.get(self.figure):
+            return None
+        ratio = other[self.figure] / ours[self.figure]
+        return ratio if self.at_least else 1 / ratio
+
+
+@dataclass
+class Comparison:
+    """Calls that are timed in turn."""
+
+    name: str
+    cases: dict[str, Callable[[], None]]
+    targets: list[Target] = field(default_factory=list)
+    images: int = 0  # per call, for images per second; 0 where that has no meaning
+    memory: bool = False
+
+
+def timed(call: Callable[[], None], device: str) -> float:
+    """Seconds of one call, with the device idle before and after."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_memory(call: Callable[[], None], device: str) -> float:
+    """MiB that one call needs above what is held before it; NaN where that cannot be measured."""
+    gc.collect()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not Path('/proc/self/clear_refs').exists():
+        return float('nan')
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator kept would hide what the call needs
+    Path('/proc/self/clear_refs').write_text('5')  # sets the high-water mark to what is held now
+    before = _status('VmRSS')
+    call()
+    return (_status('VmHWM') - before) / 2**10
+
+
+def _status(key: str) -> int:
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def measure(comparison: Comparison, repeats: int, device: str) -> dict[str, dict[str, float]]:
+    """Median, least and greatest seconds of every case, and its peak memory where asked for."""
+    seconds: dict[str, list[float]] = {name: [] for name in comparison.cases}
+    bar = tqdm(total=(repeats + 1) * len(seconds), desc=comparison.name, leave=False)
+    for round_ in range(repeats + 1):
+        for name, call in comparison.cases.items():
+            elapsed = timed(call, device)
+            if round_:  # the first round warms up
+                seconds[name].append(elapsed)
+            bar.update()
+    bar.close()
+    results = {}
+    for name, values in seconds.items():
+        results[name] = dict(
+            seconds=statistics.median(values), least=min(values), greatest=max(values)
+        )
+        if comparison.images:
+            results[name]['images_per_second'] = comparison.images / results[name]['seconds']
+        if comparison.memory:
+            results[name]['mebibytes'] = peak_memory(comparison.cases[name], device)
+    return results
+
+
+class Suite:
+    """Builds the comparisons; every method is one, named as on the command line."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.device, self.dtype = args.device, getattr(torch, args.dtype)
+
+    def autocast(self, dtype: torch.dtype | None = None):
+        dtype = dtype or self.dtype
+        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device, dtype)
+
+    def forward(self, model: nn.Module, image: Tensor, dtype: torch.dtype | None = None):
+        def call() -> None:
+            with torch.inference_mode(), self.autocast(dtype):
+                model(image)
+
+        return call
+
+    def training_step(self, model: nn.Module, *inputs: Tensor):
+        def call() -> None:
+            with self.autocast():
+                out = model(*inputs)
+                outputs = [out] if isinstance(out, Tensor) else out
+                loss = sum(o.float().mean() for o in outputs)
+            loss.backward()
+            for parameter in model.parameters():
+                parameter.grad = None
+
+        return call
+
+    def backbones(
+        self, height: int, width: int, peers: bool = True, train: bool = False
+    ) -> dict[str, nn.Module]:
+        """ATMNet-T, the published formulation with the same weights, and the peers."""
+        models = {'mmatm': ATMNet('t'), 'published': use_published_formulation(ATMNet('t'))}
+        models['published'].load_state_dict(models['mmatm'].state_dict())
+        if self.device == 'cuda' and self.args.compile:
+            models['mmatm, compiled'] = torch.compile(models['mmatm'])
+        for name, timm_name in PEERS.items() if peers else ():
+            size = {}
+            if name == 'swin-t':
+                size = dict(img_size=(height, width), strict_img_size=False)
+            models[name] = timm.create_model(timm_name, features_only=True, **size)
+        return {name: model.to(self.device).train(train) for name, model in models.items()}
+
+    def sampling(self) -> list[Comparison]:
+        """The operator alone at the stages of an 800x1344 image, against copying its output."""
+        comparisons = []
+        for stage, (x, offset, _) in enumerate(self.layer_inputs()):
+            out = active_sample(x, offset)
+            cases = {}
+            for backend in available_backends(x.device):
+                label = 'mmatm' if not cases else backend
+                cases[label] = partial(active_sample, x, offset, backend=backend)
+            cases['copy'] = partial(torch.empty_like(out).copy_, out)
+            comparisons.append(Comparison(f'sampling, stage {stage}', cases))
+        total = {
+            name: lambda calls=[c.cases[name] for c in comparisons]: [call() for call in calls]
+            for name in comparisons[0].cases
+        }
+        target = Target('copy', 4.0, at_least=False)
+        return [*comparisons, Comparison('sampling, four stages', total, [target])]
+
+    def layer_inputs(self) -> list[tuple[Tensor, Tensor, ActiveTokenMixer]]:
+        arch = ARCHS['t']
+        inputs = []
+        for stride, dim, share in zip(STRIDES, arch['widths'], arch['shares'], strict=True):
+            size = (self.args.batch, 800 // stride, 1344 // stride)
+            x = torch.randn(*size, dim, device=self.device)
+            offset = 2 * torch.randn(*size, 2 * dim // share, device=self.device)
+            mixer = ActiveTokenMixer(dim).to(self.device)
+            if self.dtype != torch.float32:
+                x, offset = x.to(self.dtype), offset.to(self.dtype)
+            inputs.append((x, offset, mixer))
+        return inputs
+
+    def layer(self) -> list[Comparison]:
+        """The token mixer from sampling to projection at the same four shapes, summed."""
+        layers = nn.ModuleList(mixer for *_, mixer in self.layer_inputs())
+        published = nn.ModuleList(ActiveTokenMixer(m.dim) for m in layers).to(self.device)
+        published.load_state_dict(layers.state_dict())
+        use_published_formulation(published)
+        inputs = [(x.requires_grad_(), o.requires_grad_()) for x, o, _ in self.layer_inputs()]
+
+        def forward(mixers: nn.ModuleList) -> Callable[[], None]:
+            def call() -> None:
+                with torch.no_grad(), self.autocast():
+                    for mixer, (x, offset) in zip(mixers, inputs, strict=True):
+                        mixer(x, offset)
+
+            return call
+
+        def backward(mixers: nn.ModuleList) -> Callable[[], None]:
+            def call() -> None:
+                for mixer, (x, offset) in zip(mixers, inputs, strict=True):
+                    with self.autocast():
+                        out = mixer(x, offset)
+                    torch.autograd.grad(out, (x, offset, *mixer.parameters()), out.detach())
+
+            return call
+
+        both = {'mmatm': layers, 'published': published}
+        return [
+            Comparison(
+                'ATM layer, forward, four stages of 800x1344',
+                {name: forward(mixers) for name, mixers in both.items()},
+                [Target('published', 7.0)],
+            ),
+            Comparison(
+                'ATM layer, forward + backward, the same',
+                {name: backward(mixers) for name, mixers in both.items()},
+                [Target('published', 8.0 if self.device == 'cpu' else 4.0)],
+                memory=True,
+            ),
+        ]
+
+    def backbone(self) -> list[Comparison]:
+        """Inference of ATMNet-T and its peers."""
+        comparisons = []
+        for height, width, batch in ((800, 1344, self.args.batch), (224, 224, 1), (224, 224, 16)):
+            image = torch.randn(batch, 3, height, width, device=self.device)
+            large = height == 800
+            models = self.backbones(height, width)
+            limit = 0.9 if large else 1.0
+            targets = [Target('convnext-t', limit, at_least=False)]
+            if large:
+                targets += [Target('swin-t', limit, at_least=False), Target('published', 2.2)]
+            comparisons.append(
+                Comparison(
+                    f'ATMNet-T forward, {height}x{width}, batch {batch}',
+                    {name: self.forward(model, image) for name, model in models.items()},
+                    targets,
+                    images=batch,
+                    memory=large,
+                )
+            )
+        return comparisons
+
+    def train(self) -> list[Comparison]:
+        """Forward and backward of ATMNet-T and its peers."""
+        large = self.device == 'cuda'
+        height, width = (800, 1344) if large else (512, 512)
+        batch = self.args.batch if large else 2 * self.args.batch
+        image = torch.randn(batch, 3, height, width, device=self.device)
+        models = self.backbones(height, width, train=True)
+        return [
+            Comparison(
+                f'ATMNet-T training step, {height}x{width}, batch {batch}',
+                {name: self.training_step(model, image) for name, model in models.items()},
+                [
+                    Target('published', 3.2),
+                    Target('convnext-t', 0.95, at_least=False),
+                    Target('published', 0.6, at_least=False, figure='mebibytes'),
+                    Target('convnext-t', 1.0, at_least=False, figure='mebibytes'),
+                ],
+                images=batch,
+                memory=True,
+            )
+        ]
+
+    def linearity(self) -> list[Comparison]:
+        """Whether the time of ATMNet-T grows with the number of pixels, 256² to 1600²."""
+        model = ATMNet('t').to(self.device).eval()
+        calls = {
+            size: self.forward(model, torch.randn(1, 3, size, size, device=self.device))
+            for size in (256, 512, 1024, 1600)
+        }
+        return [Comparison('time, ATMNet-T forward', {f'{s}x{s}': c for s, c in calls.items()})]
+
+    def bfloat16(self) -> list[Comparison]:
+        """ATMNet-T under bfloat16 autocast against float32."""
+        model = ATMNet('t').to(self.device).eval()
+        image = torch.randn(1, 3, 800, 1344, device=self.device)
+        cases = {
+            'mmatm': self.forward(model, image, torch.bfloat16),
+            'float32': self.forward(model, image, torch.float32),
+        }
+        return [Comparison('ATMNet-T forward, bfloat16 autocast', cases, [Target('float32', 1.5)])]
+
+    def detector(self) -> list[Comparison]:
+        """Mask R-CNN, images per second of inference at 800x1344 with 100 boxes kept."""
+        from mmdet.structures import DetDataSample
+
+        return self._mm_models('mmdet', 'mask-rcnn_r50_fpn', DetDataSample, 800, 1344)
+
+    def segmentor(self) -> list[Comparison]:
+        """UperNet and Semantic FPN, images per second of inference at 512x512."""
+        from mmseg.structures import SegDataSample
+
+        return [
+            comparison
+            for base in ('upernet_r50', 'fpn_r50')
+            for comparison in self._mm_models('mmseg', base, SegDataSample, 512, 512)
+        ]
+
+    def _mm_models(
+        self, package: str, base: str, sample: type, height: int, width: int
+    ) -> list[Comparison]:
+        """A stock mm model with its ResNet-50, and with ATMNet-T in both formulations."""
+        from importlib import import_module
+
+        from mmengine.config import Config
+        from mmengine.registry import MODELS, DefaultScope
+
+        module = import_module(package)
+        root = Path(module.__file__).parent / '.mim' / 'configs' / '_base_' / 'models'
+        DefaultScope.get_instance(f'benchmark {package}', scope_name=package)
+        import_module(f'{package}.utils').register_all_modules(init_default_scope=True)
+        models = {}
+        for name in ('mmatm', 'published', 'resnet-50'):
+            model = Config.fromfile(root / f'{base}.py').model
+            if package == 'mmseg':
+                model.backbone.norm_cfg = model.decode_head.norm_cfg = dict(type='BN')
+                if 'auxiliary_head' in model:
+                    model.auxiliary_head.norm_cfg = dict(type='BN')
+                model.decode_head.num_classes = 150
+                model.pop('pretrained', None)
+            model.backbone.init_cfg = None
+            if name != 'resnet-50':
+                widths = list(ARCHS['t']['widths'])
+                model.backbone = dict(type='ATMNet', arch='t')
+                if 'neck' in model:
+                    model.neck.in_channels = widths
+                else:
+                    model.decode_head.in_channels = widths
+                if 'auxiliary_head' in model:
+                    model.auxiliary_head.in_channels = widths[2]
+            models[name] = MODELS.build(model).to(self.device).eval()
+        use_published_formulation(models['published'])
+
+        batch = self.args.batch
+        image = torch.zeros(3, height, width, dtype=torch.uint8)
+        meta = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+        data = dict(inputs=[image] * batch, data_samples=[sample(metainfo=meta)] * batch)
+
+        def predict(model: nn.Module) -> Callable[[], None]:
+            def call() -> None:
+                with torch.inference_mode(), self.autocast():
+                    model.test_step(data)
+
+            return call
+
+        return [
+            Comparison(
+                f'{base.replace("r50", "ATMNet-T")} inference, {height}x{width}, batch {batch}',
+                {name: predict(model) for name, model in models.items()},
+                images=batch,
+                memory=True,
+            )
+        ]
+
+
+NAMES = ('sampling', 'layer', 'backbone', 'train', 'linearity', 'bfloat16', 'detector', 'segmentor')
+
+
+def report(comparison: Comparison, results: dict[str, dict[str, float]]) -> list[str]:
+    """Print one comparison; the lines that say whether its targets are met."""
+    print(f'\n{comparison.name}')
+    ours = results.get('mmatm', next(iter(results.values())))
+    for name, result in results.items():
+        line = f'  {name:16} {1e3 * result["seconds"]:10.2f} ms'
+        line += f'  ({1e3 * result["least"]:.2f} to {1e3 * result["greatest"]:.2f})'
+        line += f'   {result["seconds"] / ours["seconds"]:6.2f}x'
+        if 'images_per_second' in result:
+            line += f'  {result["images_per_second"]:8.2f} images/s'
+        if 'mebibytes' in result:
+            line += f'  {result["mebibytes"]:8.0f} MiB'
+        print(line)
+    lines = []
+    for target in comparison.targets:
+        ratio = target.ratio(results)
+        if ratio is None:
+            continue
+        met = ratio >= target.bound if target.at_least else ratio <= target.bound
+        what = f'{target.other} / mmatm' if target.at_least else f'mmatm / {target.other}'
+        what += ', memory' if target.figure == 'mebibytes' else ''
+        sign = '>=' if target.at_least else '<='
+        mark = 'met' if met else 'SHORT'
+        lines.append(
+            f'{comparison.name:52} {what:28} {sign} {target.bound:4.2f}  {ratio:6.2f}  {mark}'
+        )
+    if comparison.name.startswith('time,'):
+        per_pixel = [r['seconds'] / int(n.split('x')[0]) ** 2 for n, r in results.items()]
+        spread = max(per_pixel) / min(per_pixel)
+        mark = 'met' if spread <= 1.3 else 'SHORT'
+        lines.append(
+            f'{comparison.name:52} {"per pixel, most / least":28} <= 1.30  {spread:6.2f}  {mark}'
+        )
+    return lines
+
+
+def draw(everything: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """A bar chart of times relative to mmatm, one group per comparison."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    groups = {name: r for name, r in everything.items() if 'mmatm' in r}
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(8, 0.6 + 0.3 * sum(len(r) + 1.5 for r in groups.values())),
+        height_ratios=[len(r) + 1.5 for r in groups.values()], layout='constrained', squeeze=False,
+    )  # fmt: skip
+    for axis, (name, results) in zip(axes[:, 0], groups.items(), strict=True):
+        ratios = {n: r['seconds'] / results['mmatm']['seconds'] for n, r in results.items()}
+        colors = ['tab:blue' if n.startswith('mmatm') else 'tab:gray' for n in ratios]
+        bars = axis.barh(list(ratios), list(ratios.values()), color=colors)
+        axis.bar_label(bars, [f'{r:.2f}' for r in ratios.values()], padding=3)
+        axis.invert_yaxis()
+        axis.set_title(name, loc='left', fontsize=10)
+        axis.set_xlim(0, 1.12 * max(ratios.values()))
+        axis.axvline(1, color='black', linewidth=0.8)
+    axes[-1, 0].set_xlabel('time relative to mmatm (shorter is faster)')
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('comparisons', nargs='*', metavar='COMPARISON', help=', '.join(NAMES))
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--dtype', choices=['float32', 'float16', 'bfloat16'], default='float32')
+    parser.add_argument('--batch', type=int, default=1, help='images a call (default: 1)')
+    parser.add_argument('--repeats', type=int, default=7, help='timed rounds after a warm-up')
+    parser.add_argument('--threads', type=int, help="threads on the CPU (default: torch's)")
+    parser.add_argument('--compile', action='store_true', help='CUDA: also torch.compile')
+    parser.add_argument('--out', type=Path, help='folder for benchmark.json and benchmark.png')
+    args = parser.parse_args()
+    unknown = set(args.comparisons) - set(NAMES)
+    if unknown:
+        parser.error(f'comparisons are {", ".join(NAMES)}, not {", ".join(sorted(unknown))}')
+    if args.batch < 1 or args.repeats < 1 or (args.threads is not None and args.threads < 1):
+        parser.error('--batch, --repeats and --threads must be at least 1')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        sys.exit('--device cuda: torch sees no CUDA device')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    torch.manual_seed(0)
+    machine = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor()
+    machine = machine or platform.machine()
+    print(
+        f'{machine}, {torch.get_num_threads()} threads, {args.dtype}, torch {torch.__version__}, '
+        f'timm {timm.__version__}, medians of {args.repeats}, '
+        f'backend {available_backends(torch.device(args.device))[0]}'
+    )
+    suite = Suite(args)
+    everything, lines = {}, []
+    for name in args.comparisons or NAMES:
+        for comparison in getattr(suite, name)():
+            results = everything[comparison.name] = measure(comparison, args.repeats, args.device)
+            lines += report(comparison, results)
+    if lines:
+        print(f'\n{"target":52} {"ratio":28} {"target":>7}  measured')
+        print('\n'.join(lines))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        settings = {k: str(v) for k, v in vars(args).items()} | dict(
+            machine=machine, threads=torch.get_num_threads(), torch=torch.__version__
+        )
+        content = dict(settings=settings, results=everything, targets=lines)
+        (args.out / 'benchmark.json').write_text(json.dumps(content, indent=1))
+        draw(everything, args.out / 'benchmark.png')
+        print(f'\nwritten to {args.out}/benchmark.json and benchmark.png')
+
+
+if __name__ == '__main__':
+    main()

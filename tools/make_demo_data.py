@@ -1,7 +1,7 @@
 """Make a small data set to try detection and segmentation on, without a download.
 
 Every picture is a random crop of a real photograph (those that scikit-image ships in its wheel)
-with one to four solid shapes pasted on it: circles, triangles, squares and stars, which may cover
+with one to three solid shapes pasted on it: circles, triangles, squares and stars, which may cover
 one another. The same scenes are written in two layouts:
 
     OUT/coco/annotations/instances_{train,val}2017.json    COCO instances, polygons
@@ -10,9 +10,10 @@ one another. The same scenes are written in two layouts:
     OUT/ade20k/images/{training,validation}/*.jpg
     OUT/demo.json                                          arguments, class names, photographs
 
-The validation scenes use other photographs than the training scenes, so no held-out picture shows
-a background that was trained on. A scene depends on the seed, its split and its number alone: the
-same arguments give the same bytes, and a longer split begins with the pictures of a shorter one.
+The training scenes are cut from the left part of the photographs and the validation scenes from
+the right part, so no held-out picture shows a pixel that was trained on. A scene depends on the
+seed, its split and its number alone: the same arguments give the same bytes, and a longer split
+begins with the pictures of a shorter one.
 """
 
 import argparse
@@ -30,10 +31,11 @@ from tqdm import tqdm
 
 CLASSES = ('circle', 'triangle', 'square', 'star')
 # All are in the public domain, CC0 or free of known restrictions.
-PHOTOGRAPHS = {
-    'train': ('astronaut.png', 'brick.png', 'chelsea.png', 'coffee.png', 'grass.png', 'ihc.png'),
-    'val': ('camera.png', 'gravel.png', 'rocket.jpg'),
-}
+PHOTOGRAPHS = (
+    'astronaut.png', 'brick.png', 'camera.png', 'chelsea.png', 'coffee.png', 'grass.png',
+    'gravel.png', 'ihc.png', 'rocket.jpg',
+)  # fmt: skip
+TRAIN_SHARE = 0.6  # of the width of a photograph, from its left
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 SCALE = 4  # shapes are drawn this many times larger, for smooth edges and exact outlines
 MIN_VISIBLE = 0.25  # share of a shape that must stay in sight
@@ -43,7 +45,7 @@ Instances = list[tuple[int, list[list[float]]]]  # (index into CLASSES, polygons
 
 
 def backgrounds() -> dict[str, list[np.ndarray]]:
-    """Read the photographs of each split, as (height, width, 3) uint8 BGR arrays."""
+    """Read each split's part of the photographs, as (height, width, 3) uint8 BGR arrays."""
     try:
         from skimage import data_dir
     except ImportError:
@@ -51,24 +53,30 @@ def backgrounds() -> dict[str, list[np.ndarray]]:
             'error: the photographs come with scikit-image, which is not installed; '
             'get it by `pip install scikit-image`.'
         ) from None
-    photos = {split: [] for split in PHOTOGRAPHS}
-    for split, names in PHOTOGRAPHS.items():
-        for name in names:
-            photos[split].append(cv2.imread(os.path.join(data_dir, name)))
-            if photos[split][-1] is None:
-                raise SystemExit(f'error: scikit-image came without {name}; install it by pip.')
+    photos: dict[str, list[np.ndarray]] = {'train': [], 'val': []}
+    for name in PHOTOGRAPHS:
+        photo = cv2.imread(os.path.join(data_dir, name))
+        if photo is None:
+            raise SystemExit(f'error: scikit-image came without {name}; install it by pip.')
+        cut = round(TRAIN_SHARE * photo.shape[1])
+        photos['train'].append(photo[:, :cut])
+        photos['val'].append(photo[:, cut:])
     return photos
 
 
 def crop(rng: np.random.Generator, photo: np.ndarray, size: int) -> np.ndarray:
-    """Cut a random, perhaps mirrored square out of a photograph: (size, size, 3) float32."""
-    side = int(rng.uniform(0.5, 1) * min(photo.shape[:2]))
+    """Cut a random square out of a photograph: (size, size, 3) float32.
+
+    It may be mirrored, and its exposure and tint vary: few photographs, many backgrounds.
+    """
+    side = int(rng.uniform(0.15, 1) * min(photo.shape[:2]))
     top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
     square = photo[top : top + side, left : left + side]
     # Averaging is the clean way down, but makes blocks on the way up.
     method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     square = cv2.resize(square, (size, size), interpolation=method)
-    return (square[:, ::-1] if rng.random() < 0.5 else square).astype(np.float32)
+    square = square[:, ::-1] if rng.random() < 0.5 else square
+    return square[..., rng.permutation(3)] * np.float32(rng.uniform(0.5, 1.2))
 
 
 def outline(name: str) -> np.ndarray:
@@ -104,7 +112,7 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 def draw_scene(
     rng: np.random.Generator, photo: np.ndarray, size: int
 ) -> tuple[np.ndarray, Instances]:
-    """Paste one to four shapes on a crop of a photograph.
+    """Paste one to three shapes on a crop of a photograph.
 
     Returns the picture, (size, size, 3) uint8 BGR, and the visible part of each shape. A shape that
     would hide too much of an earlier one is not drawn, so whatever can be seen is annotated.
@@ -112,10 +120,10 @@ def draw_scene(
     picture = crop(rng, photo, size)
     rows, columns = np.mgrid[:size, :size]
     shapes = []  # class, full area and visible part, the last two in fine pixels
-    hue, count = rng.random(), int(rng.integers(1, 5))
+    hue, count = rng.random(), int(rng.integers(1, 4))
     for number in range(count):
         label = int(rng.integers(len(CLASSES)))
-        radius = rng.uniform(0.22, 0.5) / 2 * size
+        radius = rng.uniform(0.28, 0.56) / 2 * size
         centre = rng.uniform(0.2, 0.8, 2) * size
         turn, light = rng.uniform(0, 2 * np.pi, 2)
         # Hues spread around the wheel keep shapes that overlap apart.
@@ -169,7 +177,7 @@ def write_split(
     root: Path, split: str, photos: list[np.ndarray], count: int, size: int, seed: int
 ) -> None:
     """Write `count` scenes of a split ('train' or 'val'), `size` pixels a side, under `root`."""
-    index, ade_split = list(PHOTOGRAPHS).index(split), ADE_SPLITS[split]
+    index, ade_split = list(ADE_SPLITS).index(split), ADE_SPLITS[split]
     coco_images = root / 'coco' / f'{split}2017'
     ade_images = root / 'ade20k' / 'images' / ade_split
     ade_labels = root / 'ade20k' / 'annotations' / ade_split
@@ -244,7 +252,8 @@ def main(argv: list[str] | None = None) -> None:
         'arguments': arguments,
         'coco_classes': list(CLASSES),
         'ade20k_classes': ['background', *CLASSES],
-        'photographs': {split: list(names) for split, names in PHOTOGRAPHS.items()},
+        'photographs': list(PHOTOGRAPHS),
+        'train_share': TRAIN_SHARE,
     }
     out = args.out.resolve()
     try:

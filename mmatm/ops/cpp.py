@@ -1,4 +1,7 @@
-"""C++ backend of the sampling step, for CPU tensors; ``setup.py`` compiles it as ``_C``."""
+"""C++ backend of the sampling step, for CPU tensors; ``setup.py`` compiles it as ``_C``.
+
+Results have the same bits in every run and for any number of threads.
+"""
 
 from torch import Tensor
 
@@ -13,23 +16,28 @@ def is_available() -> bool:
     return _C is not None
 
 
+def capability() -> str:
+    """The instruction set in use on this machine: ``'avx2'`` or ``'portable'``."""
+    return _C.capability()
+
+
 def forward(x: Tensor, offset: Tensor) -> Tensor:
-    """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` to samples ``[B, H, W, 2C]``."""
+    """Sample ``x [B, H, W, C]`` at ``offset [B, H, W, 2 * G]``, giving ``[B, H, W, 2 * C]``."""
     return _C.forward(x, offset)
 
 
 def backward(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``offset`` for that of the samples; the same bits every time."""
+    """Gradients of ``x`` and ``offset``, given that of the samples, ``[B, H, W, 2 * C]``."""
     return _C.backward(grad, x, offset)
 
 
 def forward_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples, and the mean over all tokens of ``[samples, x]``, ``[B, 3C]``."""
+    """Samples, and the mean over all tokens of ``[samples, x]``, ``[B, 3 * C]``."""
     return _C.forward_mean(x, offset)
 
 
 def backward_mean(
     grad: Tensor, grad_mean: Tensor, x: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``offset`` for those of :func:`forward_mean`'s two outputs."""
+    """Gradients of ``x`` and ``offset``, given those of :func:`forward_mean`'s two results."""
     return _C.backward_mean(grad, grad_mean, x, offset)

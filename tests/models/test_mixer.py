@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmatm.models import ActiveTokenMixer
 from mmatm.ops import active_sample
+from published import mixer_forward as published_mixer
 
 
 def plain(mixer: ActiveTokenMixer, x: Tensor, offset: Tensor) -> Tensor:
@@ -83,3 +84,22 @@ def test_gate_order_and_normalisation():
         bias[:, branch] = 50
         mixer.gate.fc2.bias.data = bias.flatten()
         torch.testing.assert_close(mixer(x, offset), mixer.proj(expected))
+
+
+@pytest.mark.parametrize('size', [(3, 4), (8, 9)])
+def test_equals_the_published_formulation(size):
+    """Against torchvision's deformable convolution, which shares no code with the operator."""
+    torch.manual_seed(0)
+    mixer = ActiveTokenMixer(16).double()
+    x = torch.randn(2, *size, 16).double().requires_grad_()
+    offset = (3 * torch.randn(2, *size, 8)).double().requires_grad_()
+    inputs = (x, offset, *mixer.parameters())
+    out, expected = mixer(x, offset), published_mixer(mixer, x, offset)
+    cotangent = torch.randn_like(out)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(out, inputs, cotangent),
+        torch.autograd.grad(expected, inputs, cotangent),
+        rtol=1e-9,
+        atol=1e-9,
+    )

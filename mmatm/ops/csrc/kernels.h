@@ -12,7 +12,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
+#include <type_traits>
+
+// Vectors are passed between inlined functions only, where their calling convention is no matter.
+#pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace mmatm {
 
@@ -43,12 +47,12 @@ struct BFloat16 {
   uint16_t bits;
 
   template <typename F, typename U>
-  static MMATM_INLINE F widen(U bits) {
+  static MMATM_INLINE F widen(const U& bits) {
     return bit_cast<F>(bits << 16);
   }
 
   template <typename U, typename F>
-  static MMATM_INLINE U narrow(F value) {
+  static MMATM_INLINE U narrow(const F& value) {
     const U bits = bit_cast<U>(value);
     const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest even
     return value == value ? rounded : U{0x7fc0u};
@@ -59,7 +63,7 @@ struct Float16 {
   uint16_t bits;
 
   template <typename F, typename U>
-  static MMATM_INLINE F widen(U bits) {
+  static MMATM_INLINE F widen(const U& bits) {
     const U magnitude = (bits & 0x7fffu) << 13;
     const U finite = bit_cast<U>(bit_cast<F>(magnitude) * 0x1p112f);  // subnormal ones too
     const U value = magnitude >= (31u << 23) ? magnitude | 0x7f800000u : finite;  // inf, NaN
@@ -67,7 +71,7 @@ struct Float16 {
   }
 
   template <typename U, typename F>
-  static MMATM_INLINE U narrow(F value) {
+  static MMATM_INLINE U narrow(const F& value) {
     const U bits = bit_cast<U>(value);
     const U magnitude = bits & 0x7fffffffu;
     const U normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
@@ -163,8 +167,11 @@ MMATM_INLINE Vector<Piece, K> pieces_at(const T* from, const int64_t* place) {
   Piece piece[K];
 #pragma GCC unroll 4
   for (int k = 0; k < K; ++k) std::memcpy(&piece[k], from + place[k], sizeof(Piece));
-  if constexpr (K == 2) return Vector<Piece, K>{piece[0], piece[1]};
-  else return Vector<Piece, K>{piece[0], piece[1], piece[2], piece[3]};
+  if constexpr (K == 2) {
+    return Vector<Piece, K>{piece[0], piece[1]};
+  } else {
+    return Vector<Piece, K>{piece[0], piece[1], piece[2], piece[3]};
+  }
 }
 
 // K groups of S channels, each at its own place.
@@ -175,7 +182,7 @@ MMATM_INLINE Vector<Real<T>, S * K> gather(const T* from, const int64_t* place) 
 }
 
 template <int S, int K, typename R>
-MMATM_INLINE void scatter_add(R* to, const int64_t* place, Vector<R, S * K> values) {
+MMATM_INLINE void scatter_add(R* to, const int64_t* place, const Vector<R, S * K>& values) {
   using Piece = typename PieceOf<S * sizeof(R)>::type;
   const auto pieces = bit_cast<Vector<Piece, K>>(gather<S, K>(to, place) + values);
 #pragma GCC unroll 4
@@ -187,10 +194,13 @@ MMATM_INLINE void scatter_add(R* to, const int64_t* place, Vector<R, S * K> valu
 
 // Each of K weights S times over.
 template <int S, int K, typename R>
-MMATM_INLINE Vector<R, S * K> spread(const R* weight) {
+MMATM_INLINE Vector<R, S * K> repeat(const R* weight) {
   static_assert(S == 1 || (S == 2 && K == 2), "the cases there are");
-  if constexpr (S == 1) return load<R, K>(weight);
-  else return Vector<R, S * K>{weight[0], weight[0], weight[1], weight[1]};
+  if constexpr (S == 1) {
+    return load<R, K>(weight);
+  } else {
+    return Vector<R, S * K>{weight[0], weight[0], weight[1], weight[1]};
+  }
 }
 
 // --------------------------------------------------------------------------------------- tasks
@@ -239,46 +249,17 @@ MMATM_INLINE void prefetch(const T* from, int64_t count) {
   for (; line < end; line += kCacheLine) __builtin_prefetch(line);
 }
 
-// Working memory for one token.
+// Working memory of a kernel.
 template <typename T>
 class Scratch {
   using R = Real<T>;
-  struct alignas(kCacheLine) Line {
-    char bytes[kCacheLine];
-  };
-
-  std::vector<Line> memory_;
-  std::size_t used_ = 0;
-
-  static std::size_t lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine; }
-
-  template <typename U>
-  U* take(int64_t count) {
-    Line* begin = memory_.data() + used_;
-    used_ += lines(count * sizeof(U));
-    return reinterpret_cast<U*>(begin);
-  }
 
  public:
   // As wide as R, to mask a vector of them.
   using Mask = std::conditional_t<sizeof(R) == 8, int64_t, int32_t>;
 
-  explicit Scratch(const Shape& shape)
-      : memory_(2 * lines(shape.groups * sizeof(int64_t)) +
-                5 * lines(shape.groups * sizeof(R)) + lines(shape.channels * sizeof(R)) +
-                lines(kRun * 2 * shape.channels * sizeof(R))),
-        first(take<int64_t>(shape.groups)),
-        second(take<int64_t>(shape.groups)),
-        weight(take<R>(shape.groups)),
-        first_inside(take<Mask>(shape.groups)),
-        second_inside(take<Mask>(shape.groups)),
-        distance(take<R>(shape.groups)),
-        sums(take<R>(shape.groups)),
-        products(take<R>(shape.channels)),
-        values(take<R>(kRun * 2 * shape.channels)) {}
-
   // Per group: where its taps begin, in elements from the start of the row or column; the weight
-  // of the second tap; all ones where the tap is inside. The last four only at the border.
+  // of the second tap; all ones where the tap is inside. Only the masked form has second and these.
   int64_t* first;
   int64_t* second;
   R* weight;
@@ -288,7 +269,40 @@ class Scratch {
   R* distance;  // one value per group, as the next
   R* sums;
   R* products;  // one value per channel
-  R* values;    // the samples of a run of tokens, or the gradient of one
+  R* values;    // the gradient of a token, or in a half type the samples of a run of tokens
+
+  explicit Scratch(const Shape& shape) {
+    divide(shape);  // without memory yet, to see how much
+    memory_.reset(new Line[used_]);
+    used_ = 0;
+    divide(shape);
+  }
+
+ private:
+  struct alignas(kCacheLine) Line {
+    char bytes[kCacheLine];
+  };
+
+  std::unique_ptr<Line[]> memory_;
+  std::size_t used_ = 0;
+
+  void divide(const Shape& shape) {
+    take(first, shape.groups);
+    take(second, shape.groups);
+    take(weight, shape.groups);
+    take(first_inside, shape.groups);
+    take(second_inside, shape.groups);
+    take(distance, shape.groups);
+    take(sums, shape.groups);
+    take(products, shape.channels);
+    take(values, is_half<T> ? kRun * 2 * shape.channels : shape.channels);
+  }
+
+  template <typename U>
+  void take(U*& part, int64_t count) {
+    if (memory_) part = reinterpret_cast<U*>(memory_.get() + used_);
+    used_ += (count * sizeof(U) + kCacheLine - 1) / kCacheLine;
+  }
 };
 
 // The row or the column that a token samples from.
@@ -331,7 +345,10 @@ MMATM_INLINE bool locate(const Axis& axis, const Real<T>* offset, int64_t groups
           static_cast<uint64_t>(static_cast<uint32_t>((tap + 1) & in_second)) * stride + g * share;
       first_inside[g] = in_first;
       second_inside[g] = in_second;
-      weight[g] = position == position ? fraction : position;
+      // position where it is NaN; by its bits, as a comparison may keep the loop from vectors.
+      const Mask number = -static_cast<Mask>(position == position);
+      weight[g] = bit_cast<R>((bit_cast<Mask>(fraction) & number) |
+                              (bit_cast<Mask>(position) & ~number));
     } else {
       first[g] = static_cast<uint64_t>(static_cast<uint32_t>(tap)) * stride + g * share;
       weight[g] = fraction;
@@ -350,14 +367,14 @@ template <int S>
 constexpr bool is_vector = S > 1;
 
 template <typename Mask, typename R, int N>
-MMATM_INLINE Vector<R, N> keep_inside(Vector<R, N> values, Mask inside) {
+MMATM_INLINE Vector<R, N> keep_inside(const Vector<R, N>& values, Mask inside) {
   return bit_cast<Vector<R, N>>(bit_cast<Vector<Mask, N>>(values) & inside);
 }
 
 // The channels of group g, interpolated.
 template <int S, bool masked, typename T>
-MMATM_INLINE void sample_group(int64_t g, int64_t share, const T* x, int64_t stride,
-                               const Scratch<T>& scratch, Real<T>* out) {
+MMATM_INLINE void forward_group(int64_t g, int64_t share, const T* x, int64_t stride,
+                                const Scratch<T>& scratch, Real<T>* out) {
   using R = Real<T>;
   using Mask = typename Scratch<T>::Mask;
   const T* first = x + scratch.first[g];
@@ -384,15 +401,15 @@ MMATM_INLINE void sample_group(int64_t g, int64_t share, const T* x, int64_t str
 
 // One token along one axis: x at the start of its row or column, out its channels.
 template <int S, typename T>
-MMATM_INLINE void sample(const Axis& axis, const T* x, const T* offset, int64_t groups,
-                         int64_t share, Scratch<T>& scratch, Real<T>* out) {
+MMATM_INLINE void forward_token(const Axis& axis, const T* x, const T* offset, int64_t groups,
+                                int64_t share, Scratch<T>& scratch, Real<T>* out) {
   using R = Real<T>;
   constexpr int K = kGroupsPerVector<R, S>;
   const R* distance = widened(offset, groups, scratch.distance);
   if (!locate<false>(axis, distance, groups, share, scratch)) {
     locate<true>(axis, distance, groups, share, scratch);
     for (int64_t g = 0; g < groups; ++g) {
-      sample_group<S, true>(g, share, x, axis.stride, scratch, out);
+      forward_group<S, true>(g, share, x, axis.stride, scratch, out);
     }
     return;
   }
@@ -401,18 +418,18 @@ MMATM_INLINE void sample(const Axis& axis, const T* x, const T* offset, int64_t 
     for (; g + K <= groups; g += K) {
       const auto a = gather<S, K>(x, scratch.first + g);
       const auto b = gather<S, K>(x + axis.stride, scratch.first + g);
-      const auto weight = spread<S, K>(scratch.weight + g);
+      const auto weight = repeat<S, K>(scratch.weight + g);
       const Vector<R, S * K> value = (1 - weight) * a + weight * b;
       std::memcpy(out + g * S, &value, sizeof value);
     }
   }
-  for (; g < groups; ++g) sample_group<S, false>(g, share, x, axis.stride, scratch, out);
+  for (; g < groups; ++g) forward_group<S, false>(g, share, x, axis.stride, scratch, out);
 }
 
 // What group g sends back to its taps, and its products grad * (second - first).
 template <int S, bool masked, typename T>
-MMATM_INLINE void spread_group(int64_t g, int64_t share, const T* x, int64_t stride,
-                               const Scratch<T>& scratch, const Real<T>* grad, Real<T>* sum) {
+MMATM_INLINE void backward_group(int64_t g, int64_t share, const T* x, int64_t stride,
+                                 const Scratch<T>& scratch, const Real<T>* grad, Real<T>* sum) {
   using R = Real<T>;
   using Mask = typename Scratch<T>::Mask;
   const int64_t first = scratch.first[g], second = masked ? scratch.second[g] : first + stride;
@@ -450,9 +467,9 @@ MMATM_INLINE void spread_group(int64_t g, int64_t share, const T* x, int64_t str
 
 // The gradients of one token along one axis, whose samples have the gradient grad.
 template <int S, typename T>
-MMATM_INLINE void spread_back(const Axis& axis, const T* x, const T* offset, const Real<T>* grad,
-                              int64_t groups, int64_t share, Scratch<T>& scratch, Real<T>* sum,
-                              T* grad_offset) {
+MMATM_INLINE void backward_token(const Axis& axis, const T* x, const T* offset, const Real<T>* grad,
+                                 int64_t groups, int64_t share, Scratch<T>& scratch, Real<T>* sum,
+                                 T* grad_offset) {
   using R = Real<T>;
   constexpr int K = kGroupsPerVector<R, S>;
   const R* distance = widened(offset, groups, scratch.distance);
@@ -465,7 +482,7 @@ MMATM_INLINE void spread_back(const Axis& axis, const T* x, const T* offset, con
         std::copy_n(scratch.first + g, K, first);
         const auto gradient = load<R, S * K>(grad + g * S);
         const auto a = gather<S, K>(x, first), b = gather<S, K>(x + axis.stride, first);
-        const auto weight = spread<S, K>(scratch.weight + g);
+        const auto weight = repeat<S, K>(scratch.weight + g);
         const Vector<R, S * K> product = gradient * (b - a);
         std::memcpy(scratch.products + g * S, &product, sizeof product);
         scatter_add<S, K>(sum, first, (1 - weight) * gradient);
@@ -473,12 +490,12 @@ MMATM_INLINE void spread_back(const Axis& axis, const T* x, const T* offset, con
       }
     }
     for (; g < groups; ++g) {
-      spread_group<S, false>(g, share, x, axis.stride, scratch, grad, sum);
+      backward_group<S, false>(g, share, x, axis.stride, scratch, grad, sum);
     }
   } else {
     locate<true>(axis, distance, groups, share, scratch);
     for (; g < groups; ++g) {
-      spread_group<S, true>(g, share, x, axis.stride, scratch, grad, sum);
+      backward_group<S, true>(g, share, x, axis.stride, scratch, grad, sum);
     }
   }
   const R* __restrict products = scratch.products;
@@ -515,52 +532,58 @@ MMATM_INLINE void add_tokens(const T* __restrict from, int64_t count, int64_t ch
 
 // The tokens [begin, end) of the flattened [B, H, W]. If totals is not null, they are all of one
 // image, and totals [3 * C] receives the sums over them of both samples and of x.
-template <int S, typename T>
-MMATM_INLINE void forward_share(const ForwardTask<T>& task, int64_t begin, int64_t end,
-                                Real<T>* totals) {
-  using R = Real<T>;
-  const int64_t H = task.shape.height, W = task.shape.width;
-  const int64_t C = task.shape.channels, G = task.shape.groups;
-  const int64_t share = S ? S : task.shape.share();
-  Scratch<T> scratch(task.shape);
-  if (totals) std::fill_n(totals, 3 * C, R{0});
-  if (begin == end) return;
-  int64_t w = begin % W, h = begin / W % H;
-  for (int64_t token = begin; token < end; ++token) {
-    const T* x = task.x + token * C;
-    const T* offset = task.offset + token * 2 * G;
-    T* samples = task.samples + token * 2 * C;
-    const int64_t run = (token - begin) % kRun;
-    R* values = scratch.values + run * 2 * C;
-    if constexpr (!is_half<T>) values = samples;
-    if (h + kRowsAhead < H) prefetch(x + kRowsAhead * W * C, C);
-    for (int i = 0; i < 2; ++i) {  // a loop, so that its body is compiled once
-      const Axis axis = i == 0 ? Axis{w, W, C} : Axis{h, H, W * C};
-      sample<S>(axis, x - axis.index * axis.stride, offset + i * G, G, share, scratch,
-                values + i * C);
-    }
-    if (run + 1 == kRun || token + 1 == end) {
-      values -= run * 2 * C;
+struct Forward {
+  template <int S, typename T>
+  static MMATM_INLINE void run(const ForwardTask<T>& task, int64_t begin, int64_t end,
+                               Real<T>* totals) {
+    using R = Real<T>;
+    const int64_t H = task.shape.height, W = task.shape.width;
+    const int64_t C = task.shape.channels, G = task.shape.groups;
+    const int64_t share = S ? S : task.shape.share();
+    Scratch<T> scratch(task.shape);
+    if (totals) std::fill_n(totals, 3 * C, R{0});
+    if (begin == end) return;
+    int64_t w = begin % W, h = begin / W % H;
+    for (int64_t token = begin; token < end; ++token) {
+      const T* x = task.x + token * C;
+      const T* offset = task.offset + token * 2 * G;
+      T* samples = task.samples + token * 2 * C;
+      const int64_t run = (token - begin) % kRun;
+      R* values;
       if constexpr (is_half<T>) {
-        T* __restrict to = samples - run * 2 * C;
-        for (int64_t c = 0; c < (run + 1) * 2 * C; ++c) to[c] = narrow<T>(values[c]);
+        values = scratch.values + run * 2 * C;
+      } else {
+        values = samples;
       }
-      if (totals) {
-        add_tokens(values, run + 1, 2 * C, totals);
-        add_tokens(x - run * C, run + 1, C, totals + 2 * C);
+      if (h + kRowsAhead < H) prefetch(x + kRowsAhead * W * C, C);
+      for (int i = 0; i < 2; ++i) {  // a loop, so that its body is compiled once
+        const Axis axis = i == 0 ? Axis{w, W, C} : Axis{h, H, W * C};
+        forward_token<S>(axis, x - axis.index * axis.stride, offset + i * G, G, share, scratch,
+                         values + i * C);
       }
-    }
-    if (++w == W) {
-      w = 0;
-      if (++h == H) h = 0;
+      if (run + 1 == kRun || token + 1 == end) {
+        values -= run * 2 * C;
+        if constexpr (is_half<T>) {
+          T* __restrict to = samples - run * 2 * C;
+          for (int64_t c = 0; c < (run + 1) * 2 * C; ++c) to[c] = narrow<T>(values[c]);
+        }
+        if (totals) {
+          add_tokens(values, run + 1, 2 * C, totals);
+          add_tokens(x - run * C, run + 1, C, totals + 2 * C);
+        }
+      }
+      if (++w == W) {
+        w = 0;
+        if (++h == H) h = 0;
+      }
     }
   }
-}
+};
 
 // The gradient of one token's samples along one axis, in R: as it is stored where possible.
 template <typename T>
 MMATM_INLINE const Real<T>* gradient(const T* stored, const Real<T>* added, int64_t channels,
-                                     Real<T>* __restrict buffer) {
+                                     Real<T>* buffer) {
   const Real<T>* values = widened(stored, channels, buffer);
   if (!added) return values;
   for (int64_t c = 0; c < channels; ++c) buffer[c] = values[c] + added[c];
@@ -569,129 +592,117 @@ MMATM_INLINE const Real<T>* gradient(const T* stored, const Real<T>* added, int6
 
 // The width axis: the rows [begin, end) of the flattened [B, H], each of which keeps to itself.
 // Writes sum, for backward_columns to go on from.
-template <int S, typename T>
-MMATM_INLINE void backward_rows_share(const BackwardTask<T>& task, int64_t begin, int64_t end) {
-  using R = Real<T>;
-  const int64_t H = task.shape.height, W = task.shape.width;
-  const int64_t C = task.shape.channels, G = task.shape.groups;
-  const int64_t share = S ? S : task.shape.share();
-  Scratch<T> scratch(task.shape);
-  for (int64_t row = begin; row < end; ++row) {
-    const R* added = task.grad_token ? task.grad_token + row / H * 3 * C : nullptr;
-    const T* x = task.x + row * W * C;
-    R* sum = task.sum + row * W * C;
-    if (added) {
-      for (int64_t w = 0; w < W; ++w) std::copy_n(added + 2 * C, C, sum + w * C);
-    } else {
-      std::fill_n(sum, W * C, R{0});
-    }
-    for (int64_t w = 0; w < W; ++w) {
-      const int64_t token = row * W + w;
-      const R* grad = gradient(task.grad_samples + token * 2 * C, added, C, scratch.values);
-      const int64_t at = token * 2 * G;
-      if (w + kTokensAhead < W) {
-        prefetch(task.grad_samples + (token + kTokensAhead) * 2 * C, C);
-        prefetch(task.offset + at + kTokensAhead * 2 * G, G);
+struct BackwardRows {
+  template <int S, typename T>
+  static MMATM_INLINE void run(const BackwardTask<T>& task, int64_t begin, int64_t end) {
+    using R = Real<T>;
+    const int64_t H = task.shape.height, W = task.shape.width;
+    const int64_t C = task.shape.channels, G = task.shape.groups;
+    const int64_t share = S ? S : task.shape.share();
+    Scratch<T> scratch(task.shape);
+    for (int64_t row = begin; row < end; ++row) {
+      const R* added = task.grad_token ? task.grad_token + row / H * 3 * C : nullptr;
+      const T* x = task.x + row * W * C;
+      R* sum = task.sum + row * W * C;
+      if (added) {
+        for (int64_t w = 0; w < W; ++w) std::copy_n(added + 2 * C, C, sum + w * C);
+      } else {
+        std::fill_n(sum, W * C, R{0});
       }
-      spread_back<S>({w, W, C}, x, task.offset + at, grad, G, share, scratch, sum,
-                     task.grad_offset + at);
+      for (int64_t w = 0; w < W; ++w) {
+        const int64_t token = row * W + w;
+        const R* grad = gradient(task.grad_samples + token * 2 * C, added, C, scratch.values);
+        const int64_t at = token * 2 * G;
+        if (w + kTokensAhead < W) {
+          prefetch(task.grad_samples + (token + kTokensAhead) * 2 * C, C);
+          prefetch(task.offset + at + kTokensAhead * 2 * G, G);
+        }
+        backward_token<S>({w, W, C}, x, task.offset + at, grad, G, share, scratch, sum,
+                          task.grad_offset + at);
+      }
     }
   }
-}
+};
 
 // The height axis: the columns [begin, end) of the flattened [B, W], each of which keeps to
 // itself. Adds to sum and delivers grad_x.
-template <int S, typename T>
-MMATM_INLINE void backward_columns_share(const BackwardTask<T>& task, int64_t begin, int64_t end) {
-  using R = Real<T>;
-  const int64_t H = task.shape.height, W = task.shape.width;
-  const int64_t C = task.shape.channels, G = task.shape.groups;
-  const int64_t share = S ? S : task.shape.share();
-  Scratch<T> scratch(task.shape);
-  while (begin < end) {
-    // The columns of one image side by side, few enough for neighbouring rows to stay in cache.
-    const int64_t b = begin / W, w0 = begin % W;
-    const int64_t most = std::max<int64_t>(1, 16384 / (C * sizeof(R)));
-    const int64_t w1 = std::min({W, w0 + end - begin, w0 + most});
-    begin += w1 - w0;
-    const R* added = task.grad_token ? task.grad_token + b * 3 * C + C : nullptr;
-    for (int64_t h = 0; h < H; ++h) {
-      for (int64_t w = w0; w < w1; ++w) {
-        const int64_t token = (b * H + h) * W + w, top = b * H * W + w;
-        if (h + kRowsAhead < H) {
-          prefetch(task.x + (token + kRowsAhead * W) * C, C);
-          prefetch(task.sum + (token + kRowsAhead * W) * C, C);
-        }
-        const R* grad =
-            gradient(task.grad_samples + (token * 2 + 1) * C, added, C, scratch.values);
-        const int64_t at = (token * 2 + 1) * G;
-        if (w + kTokensAhead < W) {
-          prefetch(task.grad_samples + ((token + kTokensAhead) * 2 + 1) * C, C);
-          prefetch(task.offset + at + kTokensAhead * 2 * G, G);
-        }
-        spread_back<S>({h, H, W * C}, task.x + top * C, task.offset + at, grad, G, share, scratch,
-                       task.sum + top * C, task.grad_offset + at);
-      }
-    }
-    if constexpr (is_half<T>) {
+struct BackwardColumns {
+  template <int S, typename T>
+  static MMATM_INLINE void run(const BackwardTask<T>& task, int64_t begin, int64_t end) {
+    using R = Real<T>;
+    const int64_t H = task.shape.height, W = task.shape.width;
+    const int64_t C = task.shape.channels, G = task.shape.groups;
+    const int64_t share = S ? S : task.shape.share();
+    Scratch<T> scratch(task.shape);
+    while (begin < end) {
+      // The columns of one image side by side, few enough for neighbouring rows to stay in cache.
+      const int64_t b = begin / W, w0 = begin % W;
+      const int64_t most = std::max<int64_t>(1, 16384 / (C * sizeof(R) + 1));
+      const int64_t w1 = std::min({W, w0 + end - begin, w0 + most});
+      begin += w1 - w0;
+      const R* added = task.grad_token ? task.grad_token + b * 3 * C + C : nullptr;
       for (int64_t h = 0; h < H; ++h) {
-        const int64_t at = ((b * H + h) * W + w0) * C;
-        for (int64_t i = at; i < at + (w1 - w0) * C; ++i) {
-          task.grad_x[i] = narrow<T>(task.sum[i]);
+        for (int64_t w = w0; w < w1; ++w) {
+          const int64_t token = (b * H + h) * W + w, top = b * H * W + w;
+          if (h + kRowsAhead < H) {
+            prefetch(task.x + (token + kRowsAhead * W) * C, C);
+            prefetch(task.sum + (token + kRowsAhead * W) * C, C);
+          }
+          const R* grad =
+              gradient(task.grad_samples + (token * 2 + 1) * C, added, C, scratch.values);
+          const int64_t at = (token * 2 + 1) * G;
+          if (w + kTokensAhead < W) {
+            prefetch(task.grad_samples + ((token + kTokensAhead) * 2 + 1) * C, C);
+            prefetch(task.offset + at + kTokensAhead * 2 * G, G);
+          }
+          backward_token<S>({h, H, W * C}, task.x + top * C, task.offset + at, grad, G, share,
+                            scratch, task.sum + top * C, task.grad_offset + at);
+        }
+      }
+      if constexpr (is_half<T>) {
+        for (int64_t h = 0; h < H; ++h) {
+          const int64_t at = ((b * H + h) * W + w0) * C;
+          for (int64_t i = at; i < at + (w1 - w0) * C; ++i) {
+            task.grad_x[i] = narrow<T>(task.sum[i]);
+          }
         }
       }
     }
+  }
+};
+
+// Runs the code for the share, which is compiled in where it is common; 0 stands for any.
+template <typename Kernel, typename Task, typename... Args>
+MMATM_INLINE void by_share(const Task& task, Args... args) {
+  switch (task.shape.share()) {
+    case 1:
+      return Kernel::template run<1>(task, args...);
+    case 2:
+      return Kernel::template run<2>(task, args...);
+    case 4:
+      return Kernel::template run<4>(task, args...);
+    case 8:
+      return Kernel::template run<8>(task, args...);
+    default:
+      return Kernel::template run<0>(task, args...);
   }
 }
 
-// The shares that get code of their own; 0 stands for any.
-#define MMATM_BY_SHARE(function, ...)                  \
-  switch (task.shape.share()) {                        \
-    case 1: return function##_share<1>(__VA_ARGS__);   \
-    case 2: return function##_share<2>(__VA_ARGS__);   \
-    case 4: return function##_share<4>(__VA_ARGS__);   \
-    case 8: return function##_share<8>(__VA_ARGS__);   \
-    default: return function##_share<0>(__VA_ARGS__);  \
-  }
-
 // ------------------------------------------------------------------------------ instruction sets
 
-template <typename T>
-struct Kernels {
-  void (*forward)(const ForwardTask<T>&, int64_t begin, int64_t end, Real<T>* totals);
-  void (*backward_rows)(const BackwardTask<T>&, int64_t begin, int64_t end);
-  void (*backward_columns)(const BackwardTask<T>&, int64_t begin, int64_t end);
-};
-
-// The kernels compiled for one instruction set.
-#define MMATM_VARIANT(Name, target)                                                       \
-  template <typename T>                                                                   \
-  struct Name {                                                                           \
-    target static void forward(const ForwardTask<T>& task, int64_t begin, int64_t end,    \
-                               Real<T>* totals) {                                         \
-      MMATM_BY_SHARE(forward, task, begin, end, totals)                                   \
-    }                                                                                     \
-    target static void backward_rows(const BackwardTask<T>& task, int64_t begin,          \
-                                     int64_t end) {                                       \
-      MMATM_BY_SHARE(backward_rows, task, begin, end)                                     \
-    }                                                                                     \
-    target static void backward_columns(const BackwardTask<T>& task, int64_t begin,       \
-                                        int64_t end) {                                    \
-      MMATM_BY_SHARE(backward_columns, task, begin, end)                                  \
-    }                                                                                     \
-    static constexpr Kernels<T> kernels() { return {forward, backward_rows, backward_columns}; } \
-  };
+// SSE2 on x86-64, NEON on arm64.
+template <typename Kernel, typename Task, typename... Args>
+void run_portable(const Task& task, Args... args) {
+  by_share<Kernel>(task, args...);
+}
 
 #if defined(__x86_64__)
-#define MMATM_X86 1
-#else
-#define MMATM_X86 0
-#endif
-
-MMATM_VARIANT(Portable, )  // SSE2 on x86-64, NEON on arm64
-#if MMATM_X86
-// AVX-512 took only 3 to 10 % off these times, and a third of the build.
-MMATM_VARIANT(Avx2, __attribute__((target("avx2,fma"))))
+#define MMATM_AVX2
+// AVX-512 took only 3 to 10 % off its times, for half as much again to compile.
+template <typename Kernel, typename Task, typename... Args>
+__attribute__((target("avx2,fma"))) void run_avx2(const Task& task, Args... args) {
+  by_share<Kernel>(task, args...);
+}
 #endif
 
 enum class Capability { portable, avx2 };
@@ -702,7 +713,7 @@ inline const char* name(Capability capability) {
 
 // The best instruction set of this machine that the kernels are compiled for.
 inline Capability capability() {
-#if MMATM_X86
+#ifdef MMATM_AVX2
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Capability::avx2;
 #endif
@@ -710,11 +721,20 @@ inline Capability capability() {
 }
 
 template <typename T>
+struct Kernels {
+  void (*forward)(const ForwardTask<T>&, int64_t begin, int64_t end, Real<T>* totals);
+  void (*backward_rows)(const BackwardTask<T>&, int64_t begin, int64_t end);
+  void (*backward_columns)(const BackwardTask<T>&, int64_t begin, int64_t end);
+};
+
+template <typename T>
 Kernels<T> kernels(Capability capability) {
-#if MMATM_X86
-  if (capability == Capability::avx2) return Avx2<T>::kernels();
+#ifdef MMATM_AVX2
+  if (capability == Capability::avx2) {
+    return {run_avx2<Forward>, run_avx2<BackwardRows>, run_avx2<BackwardColumns>};
+  }
 #endif
-  return Portable<T>::kernels();
+  return {run_portable<Forward>, run_portable<BackwardRows>, run_portable<BackwardColumns>};
 }
 
 }  // namespace mmatm

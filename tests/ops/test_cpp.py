@@ -1,0 +1,201 @@
+"""The C++ backend against the reference, in outputs and both gradients."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from mmatm.ops import cpp, reference
+
+pytestmark = pytest.mark.skipif(not cpp.is_available(), reason='the C++ extension is not built')
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Half types round their results once; what they are summed from is float32 on both sides.
+RTOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+SHARES = [1, 2, 3, 4, 5, 8, 16]
+SPECIAL = [math.inf, -math.inf, math.nan, 1e9, -1e9, 1e30, 0.0, 1.0, -1.0, -2.0, 3.0, 0.5]
+
+
+def problem(size, groups, share, dtype, spread=2.0, seed=0):
+    """Random x, offsets of some tokens, and a gradient of the samples."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(*size, groups * share), (*size, 2 * groups), (*size, 2 * groups * share)]
+    x, offset, grad = (torch.randn(shape, generator=generator) for shape in shapes)
+    return [t.to(dtype) for t in (x, spread * offset, grad)]
+
+
+def sprinkle(tensor, values, seed=0):
+    """``tensor`` with each of ``values`` at a tenth of the places."""
+    generator = torch.Generator().manual_seed(seed)
+    dice = torch.randint(10 * len(values), tensor.shape, generator=generator)
+    for i, value in enumerate(values):
+        tensor = tensor.where(dice != i, torch.tensor(value).to(tensor.dtype))
+    return tensor
+
+
+def mean_of(samples, x):
+    """The mean over all tokens of ``[samples, x]``, in float32 or float64."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.cat([samples, x], -1).to(dtype).mean((1, 2))
+
+
+def assert_close(results, expected, dtype, factor=1):
+    rtol = factor * RTOL[dtype]
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.dtype == dtype
+        assert result.is_contiguous()
+        torch.testing.assert_close(result, wanted.to(dtype), rtol=rtol, atol=rtol, equal_nan=True)
+
+
+def assert_matches(x, offset, grad):
+    """Samples, means and gradients are the reference's; those of the mean are plain sums."""
+    grad_mean = torch.linspace(-3, 3, x.shape[0] * 3 * x.shape[3]).to(x.dtype).sin()
+    grad_mean = grad_mean.view(x.shape[0], 3 * x.shape[3])
+    a, b = (t.detach().requires_grad_() for t in (x, offset))
+    samples = reference.active_sample(a, b)
+    mean = mean_of(samples, a)
+    grads = torch.autograd.grad(samples, (a, b), grad, retain_graph=True)
+    # In float32 throughout, as the backend has it: samples of a half type are rounded.
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    a, b = (t.detach().to(wide).requires_grad_() for t in (x, offset))
+    wide_samples = reference.active_sample(a, b)
+    grads_mean = torch.autograd.grad(
+        (wide_samples, mean_of(wide_samples, a)), (a, b), (grad.to(wide), grad_mean.to(wide))
+    )
+
+    assert_close([cpp.forward(x, offset)], [samples], x.dtype)
+    if x.numel():
+        assert_close(cpp.forward_mean(x, offset), [samples, mean], x.dtype, 2)
+    assert_close(cpp.backward(grad, x, offset), grads, x.dtype, 4)
+    assert_close(cpp.backward_mean(grad, grad_mean, x, offset), grads_mean, x.dtype, 4)
+
+
+@pytest.mark.parametrize('share', SHARES)
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_random(dtype, share):
+    draw = random.Random(f'{dtype} {share}')
+    for seed in range(6):
+        size = draw.randint(1, 2), draw.randint(1, 12), draw.randint(1, 12)
+        assert_matches(*problem(size, draw.randint(1, 9), share, dtype, draw.uniform(0, 4), seed))
+
+
+@pytest.mark.parametrize('share', SHARES)
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_special_offsets(dtype, share):
+    x, offset, grad = problem((2, 7, 6), 5, share, dtype)
+    assert_matches(x, sprinkle(offset, SPECIAL), grad)
+
+
+@pytest.mark.parametrize('share', [1, 2, 3, 4, 8])
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_special_x_and_gradients(dtype, share):
+    # Times a weight of zero these give NaN, a tap outside gives nothing.
+    x, offset, grad = problem((2, 7, 6), 5, share, dtype, spread=3)
+    offset = sprinkle(offset, [0.0, 1.0, math.inf, -2.0])
+    values = [math.inf, -math.inf, math.nan]
+    x, grad = sprinkle(x, values, seed=1), sprinkle(grad, values, seed=2)
+    a, b = (t.detach().requires_grad_() for t in (x, offset))
+    samples = reference.active_sample(a, b)
+    assert_close([cpp.forward(x, offset)], [samples], dtype)
+    grad_x, grad_offset = torch.autograd.grad(samples, (a, b), grad)
+    result_x, result_offset = cpp.backward(grad, x, offset)
+    assert_close([result_x], [grad_x], dtype, 4)
+    # Here grad * (b - a) may be infinite where the reference's grad * b - grad * a is NaN.
+    finite = [g.where(g.isfinite(), math.nan) for g in (result_offset, grad_offset)]
+    assert_close(finite[:1], finite[1:], dtype, 4)
+
+
+@pytest.mark.parametrize('value', [0.0, 1.0, -1.0, 2.0, -5.0, 5.0, 0.25, 4.75, -4.75])
+@pytest.mark.parametrize('share', [2, 3])
+def test_one_offset_everywhere(share, value):
+    x, offset, grad = problem((1, 5, 5), 3, share, torch.float32)
+    assert_matches(x, torch.full_like(offset, value), grad)
+
+
+@pytest.mark.parametrize(
+    'size', [(0, 3, 4), (2, 0, 4), (2, 3, 0), (1, 1, 1), (1, 1, 9), (1, 9, 1), (3, 2, 1)]
+)
+@pytest.mark.parametrize('share', [0, 1, 2, 3, 8])
+def test_sizes_zero_and_one(size, share):
+    assert_matches(*problem(size, 2, share, torch.float32))
+
+
+def test_mean_of_no_tokens_is_nan():
+    x, offset, _ = problem((2, 0, 4), 3, 2, torch.float32)
+    assert cpp.forward_mean(x, offset)[1].isnan().all()
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+@pytest.mark.parametrize('shape', [(1, 30, 40, 32, 2), (2, 25, 42, 64, 8), (1, 3, 200, 20, 4)])
+def test_several_blocks_and_threads(shape, dtype):
+    *size, channels, share = shape
+    assert_matches(*problem(size, channels // share, share, dtype))
+
+
+@pytest.mark.parametrize('share', [2, 4, 5])
+def test_any_strides(share):
+    x, offset, grad = problem((2, 6, 7), 4, share, torch.float32)
+    arguments = [
+        x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),  # channels first
+        torch.stack([offset, offset], -1)[..., 1],  # every other value
+        grad[:, :1, :1, :1].expand_as(grad),
+    ]
+    assert not any(a.is_contiguous() for a in arguments)
+    assert_matches(*arguments)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('shape', [(1, 40, 50, 32, 2), (2, 23, 29, 40, 4), (1, 7, 7, 512, 8)])
+def test_same_bits_for_any_number_of_threads(shape, dtype):
+    *size, channels, share = shape
+    x, offset, grad = problem(size, channels // share, share, dtype)
+    grad_mean = grad[:, 0, 0, :1].expand(-1, 3 * channels)
+
+    def results():
+        return (
+            cpp.forward(x, offset),
+            *cpp.forward_mean(x, offset),
+            *cpp.backward(grad, x, offset),
+            *cpp.backward_mean(grad, grad_mean, x, offset),
+        )
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = results()
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            for result, wanted in zip(results(), expected, strict=True):
+                assert torch.equal(result, wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+X, OFFSET, GRAD = problem((1, 2, 3), 2, 3, torch.float32)
+MEAN = torch.zeros(1, 18)
+
+
+@pytest.mark.parametrize(
+    ('function', 'arguments', 'said'),
+    [
+        (cpp.forward, (X[0], OFFSET), '4 dimensions'),
+        (cpp.forward, (X, OFFSET[:, :1]), r'\[1, 1, 3, 4\]'),
+        (cpp.forward, (X, OFFSET[..., :3]), 'offset has 3'),
+        (cpp.forward, (X[..., :5], OFFSET), 'x has 5'),
+        (cpp.forward, (X, OFFSET[..., :0]), 'offset has 0'),
+        (cpp.forward, (X, OFFSET.double()), 'one dtype'),
+        (cpp.forward, (X.int(), OFFSET.int()), 'floating point'),
+        (cpp.forward, (X.to('meta'), OFFSET.to('meta')), 'CPU'),
+        (cpp.backward, (GRAD[..., :3], X, OFFSET), 'grad_samples must be'),
+        (cpp.backward, (GRAD.double(), X, OFFSET), 'grad_samples must be'),
+        (cpp.backward_mean, (GRAD, MEAN[:, :17], X, OFFSET), 'grad_mean must be'),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(function, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        function(*arguments)
+
+
+def test_names_its_instruction_set():
+    assert cpp.capability() in ('avx2', 'portable')

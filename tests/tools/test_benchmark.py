@@ -1,0 +1,69 @@
+"""The benchmark's arithmetic and the formulation that it compares with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import Comparison, Target, measure, report
+from mmatm.models import ATMNet
+from published import use_published_formulation
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_published_formulation_of_a_whole_backbone():
+    torch.manual_seed(0)
+    model = ATMNet('xt').double().eval()
+    published = use_published_formulation(ATMNet('xt').double().eval())
+    published.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 64, 96).double()
+    torch.testing.assert_close(model(image), published(image), rtol=1e-9, atol=1e-9)
+
+
+def test_targets():
+    results = {
+        'mmatm': dict(seconds=2.0, mebibytes=3.0),
+        'published': dict(seconds=14.0, mebibytes=6.0),
+    }
+    assert Target('published', 7.0).ratio(results) == 7.0
+    assert Target('published', 0.6, at_least=False, figure='mebibytes').ratio(results) == 0.5
+    assert Target('swin-t', 1.0).ratio(results) is None
+
+
+@pytest.mark.parametrize(('bound', 'mark'), [(1.0, 'met'), (9.0, 'SHORT')])
+def test_a_target_missed_is_marked(bound, mark, capsys):
+    comparison = Comparison('sleeping', {}, [Target('other', bound)])
+    results = {
+        name: dict(seconds=s, least=s, greatest=s) for name, s in (('mmatm', 1.0), ('other', 2.0))
+    }
+    (line,) = report(comparison, results)
+    assert line.endswith(mark)
+    assert '2.00' in line
+    assert 'sleeping' in capsys.readouterr().out
+
+
+def test_rounds_are_interleaved_and_the_first_does_not_count():
+    calls = []
+    cases = {name: lambda name=name: calls.append(name) for name in 'ab'}
+    results = measure(Comparison('calls', cases), repeats=2, device='cpu')
+    assert ''.join(calls) == 'ababab'
+    assert set(results) == {'a', 'b'}
+
+
+def test_command_line(tmp_path):
+    command = [sys.executable, 'tools/benchmark.py', 'sampling', '--repeats', '1']
+    done = subprocess.run(
+        [*command, '--out', str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'copy' in done.stdout
+    content = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert content['results']['sampling, four stages']['copy']['seconds'] > 0
+    assert (tmp_path / 'benchmark.png').stat().st_size > 1000
+    done = subprocess.run([*command, 'nothing'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'nothing' in done.stderr

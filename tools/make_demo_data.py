@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to write')
     numbers = {  # default, lowest, highest, meaning
-        'train': (1600, 1, MAX_SCENES, 'number of training pictures'),
+        'train': (1440, 1, MAX_SCENES, 'number of training pictures'),
         'val': (200, 1, MAX_SCENES, 'number of validation pictures'),
         'size': (128, 32, 1024, 'side of a picture in pixels'),
         'seed': (0, 0, 2**32 - 1, 'another seed makes other pictures'),

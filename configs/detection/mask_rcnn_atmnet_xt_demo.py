@@ -18,7 +18,7 @@ channels = 64
 norm_cfg = dict(type='GN', num_groups=16)
 # Objects are 27 to 54 pixels: one sample a bin is enough, and RoIAlign is slow on a CPU.
 roi_layer = dict(sampling_ratio=1)
-roi_levels = dict(out_channels=channels, finest_scale=16)
+roi_levels = dict(out_channels=channels, finest_scale=28)
 
 model = dict(
     backbone=dict(arch='xt', drop_path_rate=0.0),
@@ -78,7 +78,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 3
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3, betas=(0.9, 0.99), fused=True), clip_grad=dict(max_norm=5.0)
@@ -89,3 +89,4 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)

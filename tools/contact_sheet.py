@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument('--out', required=True, help='picture to write')
     parser.add_argument('--rows', type=int, default=6)
     parser.add_argument('--columns', type=int, default=3)
-    parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score that is drawn')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
     parser.add_argument('--height', type=int, default=320, help='height of a picture, in pixels')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in tools/test.py')
     args = parser.parse_args()

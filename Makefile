@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmatm
 DEMO ?= mask_rcnn_atmnet_xt_demo
+DEMO_SEG ?= upernet_atmnet_xt_demo
 
 SHELL := /bin/bash -eo pipefail
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WORK := work_dirs/$(DEMO)
+WORK_SEG := work_dirs/$(DEMO_SEG)
 
-.PHONY: help setup test lint format data demo benchmark memcheck clean
+.PHONY: help setup test lint format data demo demo-seg benchmark memcheck clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -73,6 +75,11 @@ demo: data ## train Mask R-CNN on a CPU, evaluate it, draw what it found
 	$(BIN)/python tools/test.py configs/detection/$(DEMO).py $$(cat $(WORK)/last_checkpoint) --work-dir $(WORK) --out $(WORK)/predictions.pkl
 	$(BIN)/python tools/contact_sheet.py configs/detection/$(DEMO).py $(WORK)/predictions.pkl --out $(WORK)/contact_sheet.png
 
+demo-seg: data ## the same for segmentation: train UperNet, evaluate it, draw label maps
+	$(BIN)/python tools/train.py configs/segmentation/$(DEMO_SEG).py --work-dir $(WORK_SEG)
+	$(BIN)/python tools/test.py configs/segmentation/$(DEMO_SEG).py $$(cat $(WORK_SEG)/last_checkpoint) --work-dir $(WORK_SEG) --out $(WORK_SEG)/predictions
+	$(BIN)/python tools/contact_sheet.py configs/segmentation/$(DEMO_SEG).py $(WORK_SEG)/predictions --height 192 --out $(WORK_SEG)/contact_sheet.png
+
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
 	$(BIN)/python tools/benchmark.py --out work_dirs/benchmark
 
@@ -81,5 +88,5 @@ memcheck: ## run the C++ operator under the address and undefined-behaviour sani
 	g++ -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all tests/ops/memory_check.cpp -o build/memory_check
 	build/memory_check
 
-clean: ## remove the environment, the demo data and the results of the demo
-	rm -rf $(VENV) build *.egg-info data/demo $(WORK)
+clean: ## remove the environment, the demo data and the results of the demos
+	rm -rf $(VENV) build *.egg-info data/demo $(WORK) $(WORK_SEG)

@@ -1,8 +1,8 @@
 """ATMNet (Active Token Mixer, AAAI 2023) as a backbone for OpenMMLab.
 
-``import mmatm`` registers ``ATMNet`` in mmengine's root ``MODELS``, so mmdet's and mmseg's
-configs find it by name. It needs torch, timm, mmengine and numpy; mmdet and mmseg are only needed
-by the configs that use them.
+``import mmatm`` registers ``ATMNet`` and what helps to train it in mmengine's root registries, so
+mmdet's and mmseg's configs find them by name. It needs torch, timm, mmengine and numpy; mmdet and
+mmseg are only needed by the configs that use them.
 """
 
 from importlib.util import find_spec
@@ -16,6 +16,6 @@ if find_spec('mmengine') is None:
         "\"pip install 'mmengine>=0.10.7'\" (OpenMMLab's last release, torch < 2.6); never both."
     )
 
-from . import models, ops
+from . import engine, models, ops
 
-__all__ = ['__version__', 'models', 'ops']
+__all__ = ['__version__', 'engine', 'models', 'ops']

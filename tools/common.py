@@ -8,7 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.fileio import load
+from torch import distributed
 
 _PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
 
@@ -55,11 +58,25 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     return cfg
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Data-parallel training without a GPU, for which mmengine has no setting of its own."""
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
 
 
 def _how_to_install(package: str, config: str) -> str:
@@ -93,6 +110,38 @@ def check_data(cfg: Config, *loaders: str) -> None:
                     f'the {metric.type} of {loader} lacks its annotations: {ann_file} was looked '
                     f'for in {Path.cwd()}; docs/data.md tells how to get and place them'
                 )
+
+
+def check_classes(cfg: Config, *loaders: str) -> None:
+    """Exit if a COCO-format data set lacks a class that the config names.
+
+    mmdet drops such a class in silence, and with it every picture that shows nothing else.
+    Categories that only the annotations have are left out of training, which is allowed but said.
+    """
+    if os.environ.get('RANK', '0') != '0':  # one process reads the file for all
+        return
+    for loader in loaders:
+        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
+            if dataset.get('type') != 'CocoDataset' or not dataset.get('ann_file'):
+                continue
+            path = os.path.join(dataset.get('data_root') or '', dataset.ann_file)
+            if '://' in path:
+                continue
+            from mmdet.datasets import CocoDataset
+
+            metainfo = {**CocoDataset.METAINFO, **(dataset.get('metainfo') or {})}
+            classes = metainfo['classes']
+            categories = [category['name'] for category in load(path)['categories']]
+            missing = [name for name in classes if name not in categories]
+            if missing:
+                sys.exit(
+                    f'{loader}: {path} has no category {", ".join(map(repr, missing))}; it has '
+                    f'{", ".join(map(repr, categories))}. Set metainfo=dict(classes=(...)) of the '
+                    'data set to names out of these, and num_classes of the heads to their number'
+                )
+            extra = [name for name in categories if name not in classes]
+            if extra:
+                print(f'{loader}: the categories {", ".join(map(repr, extra))} are left out')
 
 
 def metrics(cfg: Config, evaluator: str) -> list[dict]:

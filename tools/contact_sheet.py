@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """Draw predictions next to the ground truth, many pictures on one sheet.
 
-python tools/contact_sheet.py CONFIG PREDICTIONS.pkl --out SHEET.png, with the predictions that
-tools/test.py --out wrote for the test set of CONFIG.
+python tools/contact_sheet.py CONFIG PREDICTIONS --out SHEET.png, with what tools/test.py --out
+wrote for the test set of CONFIG: a .pkl file for a detector, a folder for a segmentor.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.fileio import load
-from mmengine.registry import VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -23,8 +24,8 @@ from pycocotools.coco import COCO
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('config', help='config file of the detector')
-    parser.add_argument('predictions', help='.pkl file written by tools/test.py --out')
+    parser.add_argument('config', help='config file of the model')
+    parser.add_argument('predictions', help='what tools/test.py --out wrote')
     parser.add_argument('--out', required=True, help='picture to write')
     parser.add_argument('--rows', type=int, default=6)
     parser.add_argument('--columns', type=int, default=3)
@@ -38,17 +39,55 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.default_scope)
-    predictions = load(args.predictions)
+    if cfg.default_scope == 'mmdet':
+        total, tile = detections(cfg, args.predictions, args.height, args.score_thr)
+        order = 'left: ground truth, right: prediction'
+    else:
+        total, tile = segmentations(cfg, args.predictions, args.height)
+        order = 'left: picture, middle: ground truth, right: prediction'
     count = args.rows * args.columns
-    if len(predictions) < count:
-        sys.exit(f'{args.predictions} holds {len(predictions)} pictures, fewer than {count}')
+    if total < count:
+        sys.exit(f'{args.predictions} holds {total} pictures, fewer than {count}')
+    chosen = np.linspace(0, total - 1, count).round().astype(int)
+    write_sheet([tile(i) for i in chosen], args.columns, args.out)
+    print(f'{order}: {Path(args.out).resolve()}')
+
+
+Tile = Callable[[int], np.ndarray]  # number of a picture to a row of pictures, [height, W, 3] RGB
+
+
+def segmentations(cfg: Config, folder: str, height: int) -> tuple[int, Tile]:
+    """Number of pictures in the test set, and a function that draws one."""
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    # An outline between two classes is not labelled; like all that is ignored it is left white.
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[: len(dataset.metainfo['classes'])] = dataset.metainfo['palette']
+
+    def tile(index: int) -> np.ndarray:
+        info = dataset.get_data_info(int(index))
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
+        truth = mmcv.imread(info['seg_map_path'], 'unchanged')
+        found = mmcv.imread(str(Path(folder, Path(info['img_path']).stem + '.png')), 'unchanged')
+        if info['reduce_zero_label']:  # 0 becomes 255, which is ignored
+            truth, found = truth - 1, found - 1
+        size = (round(image.shape[1] * height / image.shape[0]), height)
+        pictures = [image, palette[truth], palette[found]]
+        modes = ['bilinear', 'nearest', 'nearest']
+        return np.concatenate(
+            [mmcv.imresize(p, size, interpolation=m) for p, m in zip(pictures, modes, strict=True)],
+            axis=1,
+        )
+
+    return len(dataset), tile
+
+
+def detections(cfg: Config, file: str, height: int, score_thr: float) -> tuple[int, Tile]:
+    """Number of pictures in a file of predictions, and a function that draws one."""
+    predictions = load(file)
     coco = COCO(cfg.test_evaluator.ann_file)
     visualizer = VISUALIZERS.build(cfg.visualizer)
     visualizer.dataset_meta = {'classes': [c['name'] for c in coco.loadCats(coco.getCatIds())]}
-    chosen = np.linspace(0, len(predictions) - 1, count).round().astype(int)
-    tiles = [draw(predictions[i], coco, visualizer, args.height, args.score_thr) for i in chosen]
-    write_sheet(tiles, args.columns, args.out)
-    print(f'left: ground truth, right: prediction: {Path(args.out).resolve()}')
+    return len(predictions), lambda i: draw(predictions[i], coco, visualizer, height, score_thr)
 
 
 def draw(
@@ -73,11 +112,11 @@ def draw(
     )
     found = prediction['pred_instances']
     sample.pred_instances = InstanceData(
-        bboxes=found['bboxes'] * scale,
-        labels=found['labels'],
-        scores=found['scores'],
-        masks=_resize([coco_mask.decode(m) for m in found['masks']], size),
+        bboxes=found['bboxes'] * scale, labels=found['labels'], scores=found['scores']
     )
+    if 'masks' in found:
+        decoded = [coco_mask.decode(m) for m in found['masks']]
+        sample.pred_instances.masks = _resize(decoded, size)
     visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
     return visualizer.get_image()
 

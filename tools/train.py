@@ -3,10 +3,11 @@
 
 import sys
 
+import torch
 from mmengine.runner import Runner
 
 import mmatm  # noqa: F401  registers ATMNet
-from common import check_data, load_config, make_parser
+from common import check_classes, check_data, load_config, make_parser
 
 
 def main() -> None:
@@ -28,9 +29,12 @@ def main() -> None:
 
     cfg = load_config(args)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
-    if args.amp:
+    check_classes(cfg, 'train_dataloader', 'val_dataloader')
+    if args.amp and torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif args.amp:
+        cfg.optim_wrapper.type = 'CpuAmpOptimWrapper'
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')

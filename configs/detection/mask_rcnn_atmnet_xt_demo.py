@@ -88,5 +88,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=4)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

@@ -48,8 +48,12 @@ class ActiveTokenMixer(nn.Module):
         mean = F.linear(mean, weight, self.width.bias + self.height.bias)
         gate = self.gate(mean).unflatten(1, (self.dim, 3)).softmax(-1)
 
-        mix = self._mix_folded if tokens.shape[1] >= 3 * self.dim else self._mix_branches
+        mix = self._mix_folded if self.folds(tokens.shape[1]) else self._mix_branches
         return mix(samples, tokens, gate, weight).view(x.shape)
+
+    def folds(self, tokens: int) -> bool:
+        """Whether images of that many tokens are mixed by one folded map instead of four."""
+        return tokens >= 3 * self.dim
 
     def _mix_folded(self, samples: Tensor, tokens: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
         gated = gate.unsqueeze(-1) * weight.unflatten(1, (3, self.dim))  # [B, C, 3, C]

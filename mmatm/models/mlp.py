@@ -25,6 +25,7 @@ class ChannelMlp(Mlp):
             x.device.type != 'cpu'
             or hidden_bytes < _LARGE
             or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
             or torch.is_autocast_enabled('cpu')
         ):
             return super().forward(x)

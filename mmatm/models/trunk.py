@@ -208,6 +208,30 @@ class Trunk(nn.Module):
             yield x
             x = x.permute(0, 3, 1, 2)
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """For layer-wise learning rates: the layer of a parameter, and the number of layers.
+
+        Layer 0 is the stem and each block is a layer. What a stage owns besides goes with its
+        first block, its output norm with its last; the last layer holds everything else.
+
+        Raises:
+            ValueError: the name does not begin with ``prefix``.
+        """
+        if not param_name.startswith(prefix):
+            raise ValueError(f'{param_name!r} does not begin with {prefix!r}')
+        depths = self.arch['depths']
+        first, *rest = param_name.removeprefix(prefix).split('.')
+        layers = sum(depths) + 2
+        if first == 'stem':
+            return 0, layers
+        if first == 'stages':
+            stage, part, *rest = rest
+            block = int(rest[0]) if part == 'blocks' else 0
+            return 1 + sum(depths[: int(stage)]) + block, layers
+        if first in (f'norm{i}' for i in range(NUM_STAGES)):
+            return sum(depths[: int(first[-1]) + 1]), layers
+        return layers - 1, layers
+
 
 def init_parameters(module: nn.Module) -> None:
     """Initialise one layer as published; meant for ``module.apply(init_parameters)``."""

@@ -1,101 +1,135 @@
-"""The tools end to end on a tiny generated data set, as a user runs them."""
+"""tools/train.py and tools/test.py end to end on a tiny generated data set."""
 
-import json
 import pickle
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+from commands import DETECTOR, ROOT, SEGMENTOR, derive, run, scalars
 
 pytest.importorskip('mmdet')
-ROOT = Path(__file__).parents[2]
-CONFIG = 'configs/detection/mask_rcnn_atmnet_xt_demo.py'
+pytest.importorskip('mmseg')
 
 
-def run(*command, cwd=ROOT, code=0):
-    """Run a tool of the project; its output, after checking its exit status."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+def test_train_saves_and_evaluates(detector):
+    assert (detector / 'epoch_1.pth').is_file()
+    assert any('coco/bbox_mAP_50' in line for line in scalars(detector))
 
 
-@pytest.fixture(scope='module')
-def options(tmp_path_factory):
-    """Config options that point the demo config at 4 + 2 small pictures."""
-    data = tmp_path_factory.mktemp('data') / 'demo'
-    run('tools/make_demo_data.py', '--out', data, '--train', 4, '--val', 2, '--size', 64)
-    root = f'{data}/coco/'
-    annotations = f'{root}annotations/instances_val2017.json'
-    return [
-        '--cfg-options',
-        *(f'{s}_dataloader.dataset.data_root={root}' for s in ('train', 'val', 'test')),
-        *(f'{s}_dataloader.num_workers=0' for s in ('train', 'val', 'test')),
-        *(f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val', 'test')),
-        *(f'{s}_evaluator.ann_file={annotations}' for s in ('val', 'test')),
-        'train_dataloader.batch_size=2',
-        'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1',
-    ]
-
-
-@pytest.fixture(scope='module')
-def work_dir(tmp_path_factory, options):
-    """A work dir after one epoch of two iterations."""
-    folder = tmp_path_factory.mktemp('work')
-    run('tools/train.py', CONFIG, '--work-dir', folder, *options)
-    return folder
-
-
-def scalars(work_dir):
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for line in files[-1].read_text().splitlines()]
-
-
-def test_train_saves_and_evaluates(work_dir):
-    assert (work_dir / 'epoch_1.pth').is_file()
-    assert any('coco/bbox_mAP_50' in line for line in scalars(work_dir))
-
-
-def test_resume_continues(work_dir, options):
+def test_resume_continues(detector, options, tmp_path):
+    work_dir = tmp_path / 'work'
+    shutil.copytree(detector, work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
     run(
-        'tools/train.py', CONFIG, '--work-dir', work_dir, '--resume', *options,
-        'train_cfg.max_epochs=2', 'default_hooks.checkpoint.max_keep_ckpts=2',
+        'tools/train.py', DETECTOR, '--work-dir', work_dir, '--resume', *options,
+        'train_cfg.max_epochs=2',
     )  # fmt: skip
     assert (work_dir / 'epoch_2.pth').is_file()
     assert [line['step'] for line in scalars(work_dir) if 'coco/bbox_mAP' in line] == [2]
 
 
-def test_test_dumps_draws_and_scores(work_dir, options, tmp_path):
+def test_test_dumps_draws_and_scores(detector, options, tmp_path):
     out = tmp_path / 'predictions.pkl'
     printed = run(
-        'tools/test.py', CONFIG, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'work',
+        'tools/test.py', DETECTOR, detector / 'epoch_1.pth', '--work-dir', tmp_path / 'work',
         '--out', out, '--show-dir', tmp_path / 'show', *options,
     )  # fmt: skip
     assert 'coco/bbox_mAP_50' in printed
     assert 'coco/segm_mAP_50' in printed
     with out.open('rb') as file:
         predictions = pickle.load(file)
-    assert len(predictions) == 2
+    assert len(predictions) == 4
     assert 'masks' in predictions[0]['pred_instances']
-    assert len(list((tmp_path / 'show').glob('*.jpg'))) == 2
+    assert len(list((tmp_path / 'show').glob('*.jpg'))) == 4
 
     sheet = tmp_path / 'sheet.png'
     printed = run(
-        'tools/contact_sheet.py', CONFIG, out, '--out', sheet, '--rows', 1, '--columns', 2,
+        'tools/contact_sheet.py', DETECTOR, out, '--out', sheet, '--rows', 1, '--columns', 2,
         *options,
     )  # fmt: skip
     assert str(sheet) in printed
     assert sheet.stat().st_size > 1000
 
 
-def test_test_time_augmentation(work_dir, options, tmp_path):
+def test_segmentor_trains_and_evaluates(segmentor):
+    assert (segmentor / 'iter_2.pth').is_file()
+    assert any('mIoU' in line for line in scalars(segmentor))
+
+
+def test_segmentor_writes_label_maps(segmentor, seg_options, tmp_path):
+    maps, sheet = tmp_path / 'maps', tmp_path / 'sheet.png'
     printed = run(
-        'tools/test.py', CONFIG, work_dir / 'epoch_1.pth', '--work-dir', tmp_path, '--tta', *options
-    )
+        'tools/test.py', SEGMENTOR, segmentor / 'iter_2.pth', '--work-dir', tmp_path / 'work',
+        '--out', maps, '--show-dir', tmp_path / 'show', *seg_options,
+    )  # fmt: skip
+    assert 'mIoU' in printed
+    assert len(list(maps.glob('*.png'))) == 4
+    assert len(list((tmp_path / 'show').rglob('*.png'))) == 4
+    printed = run(
+        'tools/contact_sheet.py', SEGMENTOR, maps, '--out', sheet, '--rows', 2, '--columns', 2,
+        *seg_options,
+    )  # fmt: skip
+    assert str(sheet) in printed
+    assert sheet.stat().st_size > 1000
+
+
+def test_test_time_augmentation(detector, options, tmp_path):
+    printed = run(
+        'tools/test.py', DETECTOR, detector / 'epoch_1.pth', '--work-dir', tmp_path, '--tta',
+        *options,
+    )  # fmt: skip
     assert 'coco/bbox_mAP_50' in printed
+
+
+@pytest.mark.parametrize('config', [DETECTOR, SEGMENTOR])
+def test_mixed_precision_on_a_cpu(config, options, seg_options, tmp_path):
+    choice = options if config == DETECTOR else seg_options
+    run('tools/train.py', config, '--work-dir', tmp_path, '--amp', *choice)
+    losses = [line['loss'] for line in scalars(tmp_path) if 'loss' in line]
+    assert len(losses) == 2
+    assert all(0 < loss < 100 for loss in losses)
+
+
+def test_loss_that_is_not_finite_stops(seg_options, tmp_path):
+    printed = run(
+        'tools/train.py', SEGMENTOR, '--work-dir', tmp_path, *seg_options,
+        'optim_wrapper.clip_grad=None', 'optim_wrapper.optimizer.lr=1e30',
+        'param_scheduler=[]', 'train_cfg.max_iters=9', code=1,
+    )  # fmt: skip
+    assert 'training stopped at iteration 2: decode.loss_ce is nan' in printed
+
+
+def test_wrong_classes_are_refused(options, tmp_path):
+    printed = run(
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, *options,
+        'train_dataloader.dataset.metainfo.classes=("circle","hexagon","square","star")', code=1,
+    )  # fmt: skip
+    last = printed.strip().splitlines()[-1]
+    assert "has no category 'hexagon'" in last
+    assert "'circle', 'triangle', 'square', 'star'" in last
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_wrong_number_of_classes_is_refused(options, tmp_path):
+    printed = run(
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, *options,
+        'model.roi_head.bbox_head.num_classes=80', code=1,
+    )  # fmt: skip
+    assert 'num_classes' in printed
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_moving_average_is_saved(seg_options, tmp_path):
+    config = derive(
+        SEGMENTOR, "custom_hooks = [dict(type='EMAHook', momentum=0.1)]", tmp_path / 'ema.py'
+    )
+    run('tools/train.py', config, '--work-dir', tmp_path, *seg_options)
+    checkpoint = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    name = 'backbone.stages.3.blocks.1.mlp.fc2.weight'
+    averaged = checkpoint['ema_state_dict'][f'module.{name}']
+    assert not torch.equal(averaged, checkpoint['state_dict'][name])
 
 
 def test_stock_script_of_mmdet(options, tmp_path):
@@ -104,7 +138,7 @@ def test_stock_script_of_mmdet(options, tmp_path):
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
     if not script.exists():
         script = Path(mmdet.__file__).parents[1] / 'tools' / 'train.py'
-    run(script, CONFIG, '--work-dir', tmp_path, *options)
+    run(script, DETECTOR, '--work-dir', tmp_path, *options)
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
@@ -123,9 +157,9 @@ def test_missing_data_is_one_sentence(tool, tmp_path):
     ('arguments', 'said'),
     [
         (['tools/train.py', 'configs/nothing.py'], 'configs/nothing.py'),
-        (['tools/test.py', CONFIG, 'nothing.pth'], 'nothing.pth'),
-        (['tools/test.py', CONFIG, 'README.md', '--out', 'x.txt'], 'x.txt'),
-        (['tools/train.py', CONFIG, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
+        (['tools/test.py', DETECTOR, 'nothing.pth'], 'nothing.pth'),
+        (['tools/test.py', DETECTOR, 'README.md', '--out', 'x.txt'], 'x.txt'),
+        (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, said, options):

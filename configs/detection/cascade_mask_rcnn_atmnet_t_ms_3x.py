@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/models/cascade_mask_rcnn_atmnet.py',
+    '../_base_/datasets/coco_instance_ms.py',
+    '../_base_/schedules/coco_3x.py',
+    '../_base_/detection_runtime.py',
+]
+model = dict(backbone=dict(arch='t', drop_path_rate=0.1))

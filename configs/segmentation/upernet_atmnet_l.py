@@ -1,0 +1,11 @@
+_base_ = [
+    '../_base_/models/upernet_atmnet.py',
+    '../_base_/datasets/ade20k.py',
+    '../_base_/schedules/ade20k_160k.py',
+    '../_base_/segmentation_runtime.py',
+]
+model = dict(
+    backbone=dict(arch='l', drop_path_rate=0.2),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)

@@ -1,0 +1,141 @@
+"""Mixed precision on a CPU, the loss guard and layer-wise learning rates."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmatm.engine import CpuAmpOptimWrapper, FiniteLossHook
+from mmatm.models import ATMNet
+
+
+class Detector(nn.Module):
+    """A backbone and a head, all that an optimizer sees of a detector."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = ATMNet('xt')
+        self.head = nn.Linear(8, 8)
+
+
+def optimizer_of(model, **paramwise):
+    return build_optim_wrapper(
+        model,
+        Config(
+            dict(
+                w=dict(
+                    constructor='LayerDecayConstructor',
+                    optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+                    paramwise_cfg=paramwise,
+                )
+            )
+        ).w,
+    ).optimizer
+
+
+def test_layer_decay():
+    model = Detector()
+    optimizer = optimizer_of(
+        model,
+        layer_decay=0.5,
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys={'.peg.': dict(decay_mult=0.0), 'head': dict(lr_mult=2.0)},
+    )
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = {names[id(g['params'][0])]: g for g in optimizer.param_groups}
+    assert len(groups) == len(names)
+    # xt has 2 + 2 + 4 + 2 blocks: stem 0, blocks 1 to 10, heads 11.
+    for name, layer in {
+        'stem.weight': 0,
+        'stages.0.peg.weight': 1,
+        'stages.0.blocks.0.mixer.proj.weight': 1,
+        'stages.0.blocks.1.mlp.fc1.bias': 2,
+        'norm0.weight': 2,
+        'stages.1.downsample.weight': 3,
+        'stages.2.blocks.3.norm1.weight': 8,
+        'stages.3.blocks.1.norm2.bias': 10,
+        'norm3.bias': 10,
+    }.items():
+        assert groups[f'backbone.{name}']['lr'] == 0.5 ** (11 - layer), name
+    assert groups['head.weight']['lr'] == 2.0
+    for name, group in groups.items():
+        exempt = name.startswith('backbone.') and (
+            'norm' in name or '.peg.' in name or name.endswith('bias') or 'offset.0' in name
+        )
+        assert (group['weight_decay'] == 0) == exempt, name
+
+
+@pytest.mark.parametrize('decay', [None, 0, 1.5, 'half'])
+def test_bad_layer_decay_is_refused(decay):
+    with pytest.raises(ValueError, match=r'layer_decay must be in \(0, 1\]'):
+        optimizer_of(Detector(), layer_decay=decay)
+
+
+def test_layer_decay_needs_a_backbone_with_layers():
+    with pytest.raises(ValueError, match='get_layer_depth'):
+        optimizer_of(nn.Sequential(nn.Linear(2, 2)), layer_decay=0.9)
+
+
+def test_layer_depth_of_unknown_prefix():
+    with pytest.raises(ValueError, match='does not begin with'):
+        ATMNet('xt').get_layer_depth('stem.weight', prefix='backbone.')
+
+
+def test_finite_losses_pass():
+    FiniteLossHook().after_train_iter(
+        SimpleNamespace(iter=4), 0, outputs=dict(loss=torch.tensor(1.0), acc=torch.tensor(50.0))
+    )
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_bad_loss_is_named(value):
+    outputs = dict(
+        loss=torch.tensor(value), loss_cls=torch.tensor(1.0), loss_mask=torch.tensor(value)
+    )
+    with pytest.raises(FloatingPointError, match=rf'iteration 5: loss_mask is {value};'):
+        FiniteLossHook().after_train_iter(SimpleNamespace(iter=4), 4, outputs=outputs)
+
+
+def test_bad_sum_is_named():
+    outputs = dict(loss=torch.tensor(float('inf')), loss_cls=torch.tensor(3e38))
+    with pytest.raises(FloatingPointError, match='iteration 1: loss is inf;'):
+        FiniteLossHook().after_train_iter(SimpleNamespace(iter=0), 0, outputs=outputs)
+
+
+def test_cpu_amp_steps_in_float32():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    before = model.weight.clone()
+    wrapper = CpuAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with wrapper.optim_context(model):
+        out = model(torch.ones(2, 4))
+    assert out.dtype == torch.bfloat16
+    wrapper.update_params(out.float().sum())
+    torch.testing.assert_close(model.weight, before - 0.1 * 2)
+
+
+def test_boxes_stay_exact_under_cpu_amp():
+    pytest.importorskip('mmdet')
+    from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+
+    torch.manual_seed(0)
+    extractor = SingleRoIExtractor(
+        roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+        out_channels=4,
+        featmap_strides=[4],
+    )
+    model = nn.Linear(1, 1)
+    CpuAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    feature = torch.randn(1, 4, 64, 64).bfloat16().requires_grad_()
+    boxes = torch.tensor([[0, 101.3, 90.7, 203.1, 187.9]])
+    found = extractor((feature,), boxes)
+    exact = extractor((feature.detach().float(),), boxes)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact)
+    found.sum().backward()
+    assert feature.grad.dtype == torch.bfloat16
+    assert feature.grad.abs().sum() > 0

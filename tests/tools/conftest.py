@@ -1,0 +1,68 @@
+import pytest
+
+from commands import run
+
+LOADERS = ('train', 'val', 'test')
+
+
+@pytest.fixture(scope='session')
+def demo_data(tmp_path_factory):
+    """A data set like that of ``make data`` with 8 + 4 small pictures."""
+    folder = tmp_path_factory.mktemp('data') / 'demo'
+    run('tools/make_demo_data.py', '--out', folder, '--train', 8, '--val', 4, '--size', 64)
+    return folder
+
+
+def _common(root):
+    return [
+        '--cfg-options',
+        *(f'{s}_dataloader.dataset.data_root={root}' for s in LOADERS),
+        *(f'{s}_dataloader.num_workers=0' for s in LOADERS),
+        *(f'{s}_dataloader.persistent_workers=False' for s in LOADERS),
+        'train_dataloader.batch_size=4',
+    ]
+
+
+@pytest.fixture(scope='session')
+def options(demo_data):
+    """Arguments that make a detector's demo config train one epoch of two steps on it."""
+    annotations = f'{demo_data}/coco/annotations/instances_val2017.json'
+    return [
+        *_common(f'{demo_data}/coco/'),
+        *(f'{s}_evaluator.ann_file={annotations}' for s in LOADERS[1:]),
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'default_hooks.logger.interval=1',
+    ]
+
+
+@pytest.fixture(scope='session')
+def seg_options(demo_data):
+    """Arguments that make a segmentor's demo config train two steps on it."""
+    return [
+        *_common(f'{demo_data}/ade20k'),
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=1',
+        'default_hooks.logger.interval=1',
+    ]
+
+
+@pytest.fixture(scope='session')
+def detector(tmp_path_factory, options):
+    """Work dir of a Mask R-CNN trained for two steps."""
+    from commands import DETECTOR
+
+    folder = tmp_path_factory.mktemp('detector')
+    run('tools/train.py', DETECTOR, '--work-dir', folder, *options)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def segmentor(tmp_path_factory, seg_options):
+    """Work dir of a Semantic FPN trained for two steps."""
+    from commands import SEGMENTOR
+
+    folder = tmp_path_factory.mktemp('segmentor')
+    run('tools/train.py', SEGMENTOR, '--work-dir', folder, *seg_options)
+    return folder

@@ -1,0 +1,203 @@
+"""The metrics that tools/test.py prints, against their definitions."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from commands import DETECTOR, SEGMENTOR, derive, metrics, run
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+ITEMS = [
+    'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
+    'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
+]  # fmt: skip
+
+
+def coco_results(predictions, categories):
+    """Predictions in the format of tools/test.py, as the COCO API takes them."""
+    for sample in predictions:
+        found = sample['pred_instances']
+        for i, (x1, y1, x2, y2) in enumerate(found['bboxes'].tolist()):
+            yield dict(
+                image_id=sample['img_id'],
+                category_id=categories[int(found['labels'][i])],
+                score=float(found['scores'][i]),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                segmentation=found['masks'][i],
+            )
+
+
+def test_detector_scores_as_pycocotools(options, demo_data, tmp_path):
+    # A few steps are enough to find something in the pictures that it was trained on.
+    annotations = f'{demo_data}/coco/annotations/instances_train2017.json'
+    seen = [
+        'test_dataloader.dataset.ann_file=annotations/instances_train2017.json',
+        'test_dataloader.dataset.data_prefix.img=train2017/',
+        f'test_evaluator.ann_file={annotations}',
+    ]
+    run('tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work', *options,
+        'train_cfg.max_epochs=12', 'train_cfg.val_interval=12')  # fmt: skip
+    out = tmp_path / 'predictions.pkl'
+    run(
+        'tools/test.py', DETECTOR, tmp_path / 'work' / 'epoch_12.pth', '--work-dir', tmp_path,
+        '--out', out, *options, *seen, f'test_evaluator.metric_items={ITEMS}'.replace(' ', ''),
+        'model.test_cfg.rcnn.score_thr=0.0',
+    )  # fmt: skip
+    printed = metrics(tmp_path)
+
+    coco = COCO(annotations)
+    predictions = pickle.loads(out.read_bytes())
+    results = list(coco_results(predictions, coco.getCatIds()))
+    for kind in ('bbox', 'segm'):
+        found = [dict(r) for r in results]
+        for result in found:
+            result.pop('bbox' if kind == 'segm' else 'segmentation')
+        evaluation = COCOeval(coco, coco.loadRes(found), kind)
+        evaluation.params.maxDets = [100, 300, 1000]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] > 0
+        for item, value in zip(ITEMS, evaluation.stats, strict=True):
+            assert printed[f'coco/{kind}_{item}'] == pytest.approx(value, abs=5e-4), item
+
+
+def score(annotation_file, predictions):
+    from mmdet.evaluation import CocoMetric
+
+    metric = CocoMetric(str(annotation_file), metric=['bbox', 'segm'])
+    metric.dataset_meta = dict(classes=('circle', 'triangle', 'square', 'star'))
+    metric.process({}, predictions)
+    return metric.evaluate(len(predictions))
+
+
+@pytest.mark.parametrize('perfect', [True, False])
+def test_perfect_and_useless_predictions(perfect, demo_data):
+    file = demo_data / 'coco' / 'annotations' / 'instances_val2017.json'
+    coco = COCO(str(file))
+    labels = {category: label for label, category in enumerate(coco.getCatIds())}
+    predictions = []
+    for image in coco.getImgIds():
+        truth = coco.loadAnns(coco.getAnnIds(imgIds=image)) if perfect else []
+        if not perfect and not predictions:  # pycocotools cannot read a file without any box
+            truth = [dict(bbox=[0, 0, 1, 1], category_id=1, segmentation=[[0, 0, 1, 0, 1, 1]])]
+        masks = [coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(a['segmentation'], 64, 64)))
+                 for a in truth]  # fmt: skip
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in truth)]
+        predictions.append(
+            dict(
+                img_id=image,
+                ori_shape=(64, 64),
+                pred_instances=dict(
+                    bboxes=torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+                    labels=torch.tensor([labels[a['category_id']] for a in truth]),
+                    scores=torch.full((len(truth),), 0.9),
+                    masks=torch.tensor(np.array(masks, bool).reshape(-1, 64, 64)),
+                ),
+            )
+        )
+    result = score(file, predictions)
+    assert result['coco/bbox_mAP'] == result['coco/segm_mAP'] == float(perfect)
+
+
+def test_segmentor_scores_as_a_confusion_matrix(segmentor, seg_options, demo_data, tmp_path):
+    maps = tmp_path / 'maps'
+    run(
+        'tools/test.py', SEGMENTOR, segmentor / 'iter_2.pth', '--work-dir', tmp_path,
+        '--out', maps, *seg_options,
+    )  # fmt: skip
+    printed = metrics(tmp_path)
+
+    confusion = np.zeros((5, 5), int)
+    folder = demo_data / 'ade20k' / 'annotations' / 'validation'
+    ignored = 0
+    for file in folder.glob('*.png'):
+        truth = np.array(Image.open(file)).astype(int) - 1
+        found = np.array(Image.open(maps / file.name)).astype(int) - 1
+        ignored += (truth < 0).sum()
+        np.add.at(confusion, (truth[truth >= 0], found[truth >= 0]), 1)
+    assert ignored > 0
+    right, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    with np.errstate(invalid='ignore'):  # a class that is nowhere has no IoU
+        expected = {
+            'aAcc': 100 * right.sum() / confusion.sum(),
+            'mIoU': 100 * np.nanmean(right / union),
+            'mAcc': 100 * np.nanmean(right / confusion.sum(1)),
+        }
+    for name, value in expected.items():
+        assert printed[name] == pytest.approx(value, abs=6e-3), name
+
+
+def test_segmentation_tta_of_one_view_changes_nothing(segmentor, seg_options, tmp_path):
+    one_view = """
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(96, 96), keep_ratio=False)],
+            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+"""
+    config = derive(SEGMENTOR, one_view, tmp_path / 'one_view.py')
+    results = []
+    for flags in ([], ['--tta']):
+        work_dir = tmp_path / f'work{len(results)}'
+        checkpoint = segmentor / 'iter_2.pth'
+        run('tools/test.py', config, checkpoint, '--work-dir', work_dir, *flags, *seg_options)
+        results.append({k: v for k, v in metrics(work_dir).items() if 'time' not in k})
+    assert results[0] == results[1]
+    assert 'mIoU' in results[0]
+
+
+def test_detection_tta_of_one_view_changes_nothing(detector, options, tmp_path):
+    one_view = """
+tta_model = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+)
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(96, 96), keep_ratio=True)],
+            [dict(type='RandomFlip', prob=0.0)],
+            [
+                dict(
+                    type='PackDetInputs',
+                    meta_keys=(
+                        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
+                        'flip_direction',
+                    ),
+                )
+            ],
+        ],
+    ),
+]
+"""
+    config = derive(DETECTOR, one_view, tmp_path / 'one_view.py')
+    results = []
+    for flags in ([], ['--tta']):
+        work_dir = tmp_path / f'work{len(results)}'
+        run(
+            'tools/test.py', config, detector / 'epoch_1.pth', '--work-dir', work_dir, *flags,
+            *options, 'model.test_cfg.rcnn.score_thr=0.0',
+        )  # fmt: skip
+        found = {k: v for k, v in metrics(work_dir).items() if 'bbox' in k}
+        results.append(found)
+    assert results[0] == results[1]
+    assert json.dumps(results[0])
+    assert 'coco/bbox_mAP' in results[0]

@@ -1,0 +1,132 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_data
+
+
+@pytest.fixture
+def copy(demo_data, tmp_path):
+    """A copy of the small demo data set, to be broken."""
+    return shutil.copytree(demo_data, tmp_path / 'download')
+
+
+def check(name, root, data, *flags):
+    prepare_data.main([name, str(root), '--data', str(data), *flags])
+
+
+@pytest.mark.parametrize(
+    ('name', 'link'), [('coco', 'coco'), ('ade20k', 'ade/ADEChallengeData2016')]
+)
+def test_complete_data_is_linked(name, link, copy, tmp_path, capsys):
+    data = tmp_path / 'data'
+    check(name, copy / name, data, '--subset')
+    assert (data / link).resolve() == (copy / name).resolve()
+    check(name, copy / name, data, '--subset')  # again, and from where it is linked
+    check(name, data / link, data, '--subset')
+    assert 'in its place' in capsys.readouterr().out
+
+
+def test_something_else_in_the_place_is_kept(copy, tmp_path):
+    (tmp_path / 'data' / 'coco').mkdir(parents=True)
+    with pytest.raises(SystemExit, match='exists and is no link'):
+        check('coco', copy / 'coco', tmp_path / 'data', '--subset')
+
+
+@pytest.mark.parametrize('name', ['coco', 'ade20k'])
+def test_a_part_is_refused_as_a_whole(name, copy, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=f'not a complete {name} data set'):
+        check(name, copy / name, tmp_path / 'data')
+    assert 'incomplete' in capsys.readouterr().err
+    assert not (tmp_path / 'data').exists()
+
+
+def first(folder, pattern):
+    return sorted(folder.glob(pattern))[0]
+
+
+def no_folder(root):
+    shutil.rmtree(root / 'coco' / 'val2017')
+    return 'coco', 'missing: ', 'val2017'
+
+
+def no_picture(root):
+    file = first(root / 'coco' / 'train2017', '*.jpg')
+    file.unlink()
+    return 'coco', 'missing: ', file.name
+
+
+def truncated_json(root):
+    file = root / 'coco' / 'annotations' / 'instances_val2017.json'
+    file.write_bytes(file.read_bytes()[:-20])
+    return 'coco', 'broken: ', 'instances_val2017.json is not a COCO annotation file'
+
+
+def json_of_something_else(root):
+    (root / 'coco' / 'annotations' / 'instances_val2017.json').write_text('[1, 2]')
+    return 'coco', 'broken: ', 'instances_val2017.json is not a COCO annotation file'
+
+
+def unknown_category(root):
+    file = root / 'coco' / 'annotations' / 'instances_val2017.json'
+    content = json.loads(file.read_text())
+    content['annotations'][0]['category_id'] = 99
+    file.write_text(json.dumps(content))
+    return 'coco', 'broken: ', 'category 99'
+
+
+def wrong_size(root):
+    file = first(root / 'coco' / 'val2017', '*.jpg')
+    Image.new('RGB', (10, 20)).save(file)
+    return 'coco', 'broken: ', f'{file.name} is 20 x 10 pixels, but the annotations say 64 x 64'
+
+
+def empty_picture(root):
+    file = first(root / 'ade20k' / 'images' / 'training', '*.jpg')
+    file.unlink()  # a link into the other layout
+    file.write_bytes(b'')
+    return 'ade20k', 'broken: ', f'{file.name} cannot be decoded'
+
+
+def truncated_label_map(root):
+    file = first(root / 'ade20k' / 'annotations' / 'validation', '*.png')
+    file.write_bytes(file.read_bytes()[:30])
+    return 'ade20k', 'broken: ', f'{file.name} cannot be decoded'
+
+
+def label_out_of_range(root):
+    file = first(root / 'ade20k' / 'annotations' / 'validation', '*.png')
+    Image.fromarray(np.full((64, 64), 200, np.uint8)).save(file)
+    return 'ade20k', 'broken: ', 'values up to 200'
+
+
+def no_label_map(root):
+    file = first(root / 'ade20k' / 'annotations' / 'training', '*.png')
+    file.unlink()
+    return 'ade20k', 'missing: ', file.name
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        no_folder, no_picture, truncated_json, json_of_something_else, unknown_category,
+        wrong_size, empty_picture, truncated_label_map, label_out_of_range, no_label_map,
+    ],
+)  # fmt: skip
+def test_damage_is_named(damage, copy, tmp_path, capsys):
+    name, kind, said = damage(copy)
+    with pytest.raises(SystemExit, match='nothing was linked'):
+        check(name, copy / name, tmp_path / 'data', '--subset', '--samples', '0')
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(kind)
+    assert said in line
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(SystemExit, match='is not a folder'):
+        check('coco', tmp_path / 'nothing', tmp_path)
+    with pytest.raises(SystemExit):
+        check('coco', tmp_path, tmp_path, '--samples', '-1')

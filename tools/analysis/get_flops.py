@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""Parameters and FLOPs of a config: python tools/analysis/get_flops.py CONFIG --shape H W
+
+FLOPs are multiply-adds of one image. The products of the token mixer are counted as the paper
+defines it (four C x C products a token); the last line counts what is computed here instead.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmatm.models import ActiveTokenMixer
+
+aten = torch.ops.aten
+
+
+def _elements(of_input: float, of_output: float = 0) -> Callable[..., float]:
+    """A count proportional to the elements of an operator's input and output."""
+
+    def count(x: Any, *_: Any, out_shape: Any = None, **__: Any) -> float:
+        if isinstance(out_shape[0], (tuple, list, torch.Size)):  # several outputs
+            out_shape = out_shape[0]
+        return of_input * math.prod(x) + of_output * math.prod(out_shape)
+
+    return count
+
+
+# What fvcore's flop_count counts besides products, per element of input and output.
+NOT_PRODUCTS = {
+    aten.native_layer_norm: _elements(5),
+    aten.native_group_norm: _elements(5),
+    aten.native_batch_norm: _elements(2),
+    aten._native_batch_norm_legit_no_training: _elements(2),
+    aten.upsample_nearest2d: _elements(0, 1),
+    aten.upsample_bilinear2d: _elements(0, 4),
+    aten._adaptive_avg_pool2d: _elements(1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='image size (default: 800 1280 for detection, 512 512 for segmentation)',
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in tools/train.py')
+    parser.add_argument('--json', action='store_true', help='print exact numbers as JSON')
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        sys.exit(f'config {args.config} does not exist')
+    if args.shape and min(args.shape) < 32:
+        parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    shape = args.shape or ((800, 1280) if cfg.default_scope == 'mmdet' else (512, 512))
+    result = complexity(cfg, *shape)
+    if args.json:
+        print(json.dumps(result))
+        return
+    for name, (label, unit, scale) in {
+        'parameters': ('parameters', 'M', 1e6),
+        'flops': ('FLOPs, products only', 'G', 1e9),
+        'flops_fvcore': ('  with normalisation and interpolation, as fvcore counts', 'G', 1e9),
+        'flops_computed': ('  products computed here, after folding', 'G', 1e9),
+    }.items():
+        print(f'{label:58}{result[name] / scale:8.1f} {unit}')
+    print(f'for one image of {shape[0]} x {shape[1]}: {Path(args.config).stem}')
+
+
+def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
+    """Parameters and multiply-adds of the model of ``cfg`` for one ``height x width`` image.
+
+    Returns:
+        ``parameters``, of all heads; ``flops``, convolutions and matrix products alone;
+        ``flops_fvcore``, with what fvcore adds for normalisation, interpolation and pooling;
+        ``flops_computed``, the products that are really computed. A segmentor is counted up to its
+        logits at the size of the image; a detector with the proposals that random weights give.
+    """
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).eval()
+    # Two-stage detectors select proposals by value; for all others shapes are enough.
+    device = 'cpu' if hasattr(model, 'roi_head') else 'meta'
+    model, image = model.to(device), torch.zeros(1, 3, height, width, device=device)
+    shape = (height, width)
+    meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1, 1))
+    if hasattr(model, 'encode_decode'):
+        forward = partial(model.encode_decode, image, [meta])
+    elif hasattr(model, 'roi_head'):
+        from mmdet.structures import DetDataSample
+
+        forward = partial(model, image, [DetDataSample(metainfo=meta)])
+    else:
+        forward = partial(model, image)
+
+    computed, _ = _count(forward)
+    for mixer in model.modules():
+        if isinstance(mixer, ActiveTokenMixer):
+            mixer.folds = lambda tokens: False  # the paper's form
+    products, others = _count(forward)
+    return {
+        'parameters': sum(p.numel() for p in model.parameters()),
+        'flops': products,
+        'flops_fvcore': products + others,
+        'flops_computed': computed,
+    }
+
+
+def _count(forward: Callable[[], Any]) -> tuple[int, int]:
+    """Multiply-adds of products, and fvcore's count of everything else."""
+    counter = FlopCounterMode(display=False, custom_mapping=NOT_PRODUCTS)
+    with torch.no_grad(), counter:
+        forward()
+    counts = counter.get_flop_counts()['Global']
+    others = sum(count for operator, count in counts.items() if operator in NOT_PRODUCTS)
+    return (sum(counts.values()) - others) // 2, others
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,114 @@
+#!/usr/bin/env python
+"""Detect or segment on pictures: python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT
+
+Writes OUT_DIR/vis/NAME (the picture with what was found drawn in) and OUT_DIR/preds: one JSON a
+picture for a detector, one label map (PNG, class indices) and one JSON of class shares for a
+segmentor. A picture that cannot be read is named and skipped, and the exit status is then 1.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from tqdm import tqdm
+
+import mmatm  # noqa: F401  registers ATMNet
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('input', type=Path, help='picture, or a folder of pictures')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out-dir', type=Path, default=Path('outputs'))
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
+    parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: the GPU if there is one)')
+    args = parser.parse_args()
+    for path in (args.input, args.config, args.checkpoint):
+        if '://' not in str(path) and not Path(path).exists():
+            sys.exit(f'{path} does not exist')
+    pictures = [args.input]
+    if args.input.is_dir():
+        pictures = sorted(p for p in args.input.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not pictures:
+            sys.exit(f'{args.input} holds no picture ({" ".join(SUFFIXES)})')
+
+    predict = make_predictor(args)
+    unreadable = []
+    for path in tqdm(pictures, unit='picture', disable=None):
+        image = read(path)
+        if image is None:
+            unreadable.append(path)
+        else:
+            predict(path, image)
+    print(f'{len(pictures) - len(unreadable)} pictures: {args.out_dir.resolve()}')
+    for path in unreadable:
+        print(f'cannot be read as a picture, skipped: {path}', file=sys.stderr)
+    if unreadable:
+        sys.exit(1)
+
+
+def read(path: Path) -> np.ndarray | None:
+    """A picture as mmcv loads it for training, ``[H, W, 3]`` BGR uint8, or None."""
+    try:
+        return mmcv.imread(str(path))
+    except (OSError, ValueError, cv2.error):
+        return None
+
+
+def make_predictor(args: argparse.Namespace) -> Any:
+    """A function of a path and its picture that writes what the model finds."""
+    config = Config.fromfile(args.config)
+    if config.default_scope == 'mmdet':
+        from mmdet.apis import DetInferencer
+
+        detector = DetInferencer(args.config, args.checkpoint, args.device, show_progress=False)
+
+        def detect(path: Path, image: np.ndarray) -> None:
+            result = detector(
+                image, return_vis=True, pred_score_thr=args.score_thr, no_save_pred=True
+            )
+            prediction = result['predictions'][0]
+            names = detector.visualizer.dataset_meta['classes']
+            prediction['names'] = [names[label] for label in prediction['labels']]
+            write(args.out_dir, path, result['visualization'][0], prediction)
+
+        return detect
+
+    from mmseg.apis import MMSegInferencer
+
+    segmentor = MMSegInferencer(args.config, args.checkpoint, device=args.device)
+    segmentor.show_progress = False
+
+    def segment(path: Path, image: np.ndarray) -> None:
+        result = segmentor(image, return_vis=True)
+        labels = result['predictions'].astype(np.uint8)
+        names = segmentor.visualizer.dataset_meta['classes']
+        found, counts = np.unique(labels, return_counts=True)
+        shares = {names[i]: round(n / labels.size, 6) for i, n in zip(found, counts, strict=True)}
+        write(args.out_dir, path, result['visualization'], dict(shares=shares))
+        mmcv.imwrite(labels, str(args.out_dir / 'preds' / f'{path.stem}.png'))
+
+    return segment
+
+
+def write(out_dir: Path, path: Path, drawn: np.ndarray, prediction: dict) -> None:
+    """Write one RGB overlay and its predictions."""
+    mmcv.imwrite(drawn[..., ::-1], str(out_dir / 'vis' / path.name))
+    target = out_dir / 'preds' / f'{path.stem}.json'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(dict(image=str(path), **prediction)))
+
+
+if __name__ == '__main__':
+    main()

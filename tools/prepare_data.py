@@ -1,0 +1,161 @@
+#!/usr/bin/env python
+"""Check a downloaded data set and link it to where the configs look for it:
+python tools/prepare_data.py {coco,ade20k} ROOT
+
+Everything that is missing or broken is listed; only a complete data set is linked.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+COCO_COUNTS = {'train2017': 118287, 'val2017': 5000}
+ADE_COUNTS = {'training': 20210, 'validation': 2000}
+ADE_CLASSES = 150
+LINKS = {'coco': Path('coco'), 'ade20k': Path('ade', 'ADEChallengeData2016')}
+MOST = 20  # problems of one kind that are listed
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('dataset', choices=sorted(LINKS))
+    parser.add_argument('root', type=Path, help='folder of the unpacked download')
+    parser.add_argument('--data', type=Path, default=Path('data'), help='folder to link it in')
+    parser.add_argument(
+        '--subset', action='store_true', help='accept fewer pictures than the whole data set has'
+    )
+    parser.add_argument(
+        '--samples', type=int, default=200, help='pictures to decode per split; 0 for all'
+    )
+    args = parser.parse_args(argv)
+    if args.samples < 0:
+        parser.error(f'--samples must be at least 0, but is {args.samples}')
+    if not args.root.is_dir():
+        sys.exit(f'{args.root} is not a folder')
+
+    check = {'coco': check_coco, 'ade20k': check_ade20k}[args.dataset]
+    problems = list(check(args.root, args.subset, args.samples))
+    if problems:
+        print(*problems, sep='\n', file=sys.stderr)
+        sys.exit(f'{args.root} is not a complete {args.dataset} data set; nothing was linked')
+    link(args.root.resolve(), args.data / LINKS[args.dataset])
+
+
+def check_coco(root: Path, subset: bool, samples: int) -> Iterator[str]:
+    """Problems of a COCO 2017 download, one sentence each."""
+    for split, count in COCO_COUNTS.items():
+        folder, file = root / split, root / 'annotations' / f'instances_{split}.json'
+        missing = [path for path in (folder, file) if not path.exists()]
+        yield from (f'missing: {path}' for path in missing)
+        if missing:
+            continue
+        try:
+            content = json.loads(file.read_bytes())
+            images = {image['id']: image for image in content['images']}
+            categories = {category['id'] for category in content['categories']}
+            annotations = content['annotations']
+        except (ValueError, KeyError, TypeError) as error:
+            yield f'broken: {file} is not a COCO annotation file ({type(error).__name__}: {error})'
+            continue
+        if not subset and len(images) != count:
+            yield f'incomplete: {file} lists {len(images)} pictures instead of {count}'
+        for annotation in annotations:
+            if (
+                annotation.get('image_id') not in images
+                or annotation.get('category_id') not in categories
+            ):
+                yield (
+                    f'broken: annotation {annotation.get("id")} of {file} refers to picture '
+                    f'{annotation.get("image_id")} and category {annotation.get("category_id")}, '
+                    'one of which does not exist'
+                )
+                break
+        there = {path.name for path in folder.iterdir()}
+        names = [image['file_name'] for image in images.values()]
+        absent = sorted(set(names) - there)
+        yield from _shortened([f'missing: {folder / name}' for name in absent])
+        sizes = {image['file_name']: (image['height'], image['width']) for image in images.values()}
+        present = [name for name in names if name in there]
+        yield from _broken_pictures([folder / n for n in present], samples, sizes)
+
+
+def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[str]:
+    """Problems of an ADE20K (scene parsing challenge 2016) download, one sentence each."""
+    for split, count in ADE_COUNTS.items():
+        images, labels = root / 'images' / split, root / 'annotations' / split
+        missing = [path for path in (images, labels) if not path.is_dir()]
+        yield from (f'missing: {path}' for path in missing)
+        if missing:
+            continue
+        pictures = {path.stem: path for path in sorted(images.glob('*.jpg'))}
+        maps = {path.stem: path for path in sorted(labels.glob('*.png'))}
+        if not pictures or (not subset and len(pictures) != count):
+            yield f'incomplete: {images} holds {len(pictures)} pictures instead of {count}'
+        yield from _shortened([f'missing: {labels / s}.png' for s in pictures if s not in maps])
+        yield from _shortened([f'missing: {images / s}.jpg' for s in maps if s not in pictures])
+        broken = []
+        for path in tqdm(maps.values(), desc=f'annotations/{split}', disable=None):
+            label = _decode(path, cv2.IMREAD_UNCHANGED)
+            if label is None:
+                broken.append(f'broken: {path} cannot be decoded')
+            elif label.ndim != 2 or label.max() > ADE_CLASSES:
+                broken.append(
+                    f'broken: {path} must be a grey picture with values 0 to {ADE_CLASSES}, but '
+                    f'has shape {label.shape} and values up to {label.max()}'
+                )
+        yield from _shortened(broken)
+        yield from _broken_pictures(list(pictures.values()), samples)
+
+
+def _broken_pictures(
+    paths: list[Path], samples: int, sizes: dict[str, tuple[int, int]] | None = None
+) -> Iterator[str]:
+    """Sentences for those out of ``samples`` random pictures (0: all) that do not decode."""
+    if samples and samples < len(paths):
+        paths = random.Random(0).sample(paths, samples)
+    broken = []
+    for path in tqdm(paths, desc='pictures', disable=None):
+        image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            broken.append(f'broken: {path} cannot be decoded')
+        elif sizes and image.shape[:2] != sizes[path.name]:
+            broken.append(
+                f'broken: {path} is {image.shape[0]} x {image.shape[1]} pixels, but the '
+                f'annotations say {sizes[path.name][0]} x {sizes[path.name][1]}'
+            )
+    yield from _shortened(broken)
+
+
+def _decode(path: Path, flags: int) -> np.ndarray | None:
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    return cv2.imdecode(content, flags) if len(content) else None
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    rest = len(problems) - MOST
+    return problems[:MOST] + ([f'... and {rest} more like the last'] if rest > 0 else [])
+
+
+def link(root: Path, place: Path) -> None:
+    """Make ``place`` a link to ``root``, unless something else is there."""
+    if place.resolve() == root:
+        print(f'{root} is complete and in its place, {place}')
+        return
+    if place.is_symlink():
+        place.unlink()
+    elif place.exists():
+        sys.exit(f'{root} is complete, but {place} exists and is no link; move it away')
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(root, target_is_directory=True)
+    print(f'{root} is complete; linked to {place}')
+
+
+if __name__ == '__main__':
+    main()

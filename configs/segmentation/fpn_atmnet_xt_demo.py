@@ -8,7 +8,7 @@ _base_ = [
 norm_cfg = dict(type='GN', num_groups=16)
 channels = 64
 model = dict(
-    data_preprocessor=dict(size=(96, 96)),
+    data_preprocessor=dict(size=(64, 64)),
     backbone=dict(arch='xt', drop_path_rate=0.0),
     neck=dict(out_channels=channels, norm_cfg=norm_cfg),
     decode_head=dict(

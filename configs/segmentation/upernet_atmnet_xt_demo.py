@@ -7,7 +7,7 @@ _base_ = [
 ]
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
-    data_preprocessor=dict(size=(96, 96)),
+    data_preprocessor=dict(size=(64, 64)),
     backbone=dict(arch='xt', drop_path_rate=0.0),
     decode_head=dict(channels=64, pool_scales=(1, 2, 3), num_classes=5, norm_cfg=norm_cfg),
     auxiliary_head=dict(channels=64, num_classes=5, norm_cfg=norm_cfg),

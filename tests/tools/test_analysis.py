@@ -92,6 +92,7 @@ def test_plot_logs(detector, segmentor, tmp_path):
     [
         ('get_flops', ['configs/nothing.py']),
         ('print_config', ['configs/nothing.py']),
+        ('browse_dataset', ['configs/nothing.py']),
         ('plot_logs', ['configs', '--out', 'x.png']),
     ],
 )

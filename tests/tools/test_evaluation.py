@@ -145,7 +145,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(96, 96), keep_ratio=False)],
+            [dict(type='Resize', scale=(64, 64), keep_ratio=False)],
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],
         ],

@@ -1,7 +1,7 @@
-"""The demo data of tools/make_demo_data.py in the layout of ADE20K, whole pictures at 96 pixels."""
+"""The demo data of tools/make_demo_data.py in the layout of ADE20K, whole pictures at 64 pixels."""
 
 data_root = 'data/demo/ade20k'
-size = (96, 96)
+size = (64, 64)
 dataset = dict(
     type='BaseSegDataset',
     data_root=data_root,

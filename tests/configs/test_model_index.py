@@ -1,0 +1,68 @@
+"""model-index.yml, the metafiles and the tables of the READMEs, against the configs themselves."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+ROOT = Path(__file__).parents[2]
+INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+FAMILIES = {path: yaml.safe_load((ROOT / path).read_text()) for path in INDEX['Import']}
+ENTRIES = [model for family in FAMILIES.values() for model in family['Models']]
+
+
+def test_every_config_has_an_entry():
+    listed = {entry['Config'] for entry in ENTRIES}
+    there = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob('configs/*/*_atmnet_*.py')
+        if path.parent.parent.name == 'configs' and not path.stem.endswith('_demo')
+    }
+    assert listed == {path for path in there if '_base_' not in path}
+    assert len(ENTRIES) == 30
+
+
+@pytest.mark.parametrize('family', list(FAMILIES))
+def test_collections_resolve(family):
+    (collection,) = FAMILIES[family]['Collections']
+    assert (ROOT / collection['README']).is_file()
+    assert (ROOT / collection['Code']['URL']).is_file()
+    for entry in FAMILIES[family]['Models']:
+        assert entry['In Collection'] == collection['Name']
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry['Name'])
+def test_entry_describes_its_config(entry):
+    file = ROOT / entry['Config']
+    assert file.stem == entry['Name']
+    cfg = Config.fromfile(file)
+    loop, said = cfg.train_cfg, entry['Metadata']
+    assert said.get('Epochs') == loop.get('max_epochs')
+    assert said.get('Iterations') == loop.get('max_iters')
+    if '_s' in entry['Name'] or '_b' in entry['Name']:
+        return  # their sizes are checked with those of the trunk; building all takes long
+    init_default_scope(cfg.default_scope)
+    count = sum(p.numel() for p in MODELS.build(cfg.model).parameters())
+    assert said['Parameters'] == count
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_readme_repeats_the_metafile(task):
+    text = (ROOT / 'configs' / task / 'README.md').read_text()
+    rows = {
+        re.search(r'\]\((\S+)\.py\)', line)[1]: line
+        for line in text.splitlines()
+        if line.endswith('.py) |')
+    }
+    family = FAMILIES[f'configs/{task}/metafile.yml']['Models']
+    assert list(rows) == [entry['Name'] for entry in family]
+    for entry in family:
+        said, row = entry['Metadata'], rows[entry['Name']]
+        assert f'| {said["Parameters"] / 1e6:.1f} M | {said["FLOPs"] / 1e9:.1f} G |' in row
+        for figure in said.get('Paper', {}).values():
+            assert f' {figure:.2f} |' in row or f' {figure} |' in row

@@ -104,7 +104,7 @@ def _status(key: str) -> int:
 def measure(comparison: Comparison, repeats: int, device: str) -> dict[str, dict[str, float]]:
     """Median, least and greatest seconds of every case, and its peak memory where asked for."""
     seconds: dict[str, list[float]] = {name: [] for name in comparison.cases}
-    bar = tqdm(total=(repeats + 1) * len(seconds), desc=comparison.name, leave=False)
+    bar = tqdm(total=(repeats + 1) * len(seconds), desc=comparison.name, leave=False, disable=None)
     for round_ in range(repeats + 1):
         for name, call in comparison.cases.items():
             elapsed = timed(call, device)

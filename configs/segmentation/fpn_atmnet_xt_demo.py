@@ -12,6 +12,12 @@ model = dict(
     backbone=dict(arch='xt', drop_path_rate=0.0),
     neck=dict(out_channels=channels, norm_cfg=norm_cfg),
     decode_head=dict(
-        in_channels=[channels] * 4, channels=channels, num_classes=5, norm_cfg=norm_cfg
+        in_channels=[channels] * 4,
+        channels=channels,
+        num_classes=5,
+        dropout_ratio=0.0,
+        norm_cfg=norm_cfg,
+        # Most pixels are background, which is learnt soonest.
+        loss_decode=dict(class_weight=[0.2, 1.0, 1.0, 1.0, 1.0]),
     ),
 )

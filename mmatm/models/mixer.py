@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from ..ops import active_sample_mean
+from ..ops import active_sample, active_sample_mean
 
 
 class ActiveTokenMixer(nn.Module):
@@ -41,33 +41,39 @@ class ActiveTokenMixer(nn.Module):
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` in tokens, to ``[B, H, W, C]``."""
         # Under autocast a linear layer predicts the offsets in half precision.
-        samples, mean = active_sample_mean(x, offset.to(x.dtype))
-        samples, tokens = samples.flatten(1, 2), x.flatten(1, 2)
-
-        weight = torch.cat([self.width.weight, self.height.weight, self.channel.weight], dim=1)
-        mean = F.linear(mean, weight, self.width.bias + self.height.bias)
-        gate = self.gate(mean).unflatten(1, (self.dim, 3)).softmax(-1)
-
-        mix = self._mix_folded if self.folds(tokens.shape[1]) else self._mix_branches
-        return mix(samples, tokens, gate, weight).view(x.shape)
+        offset = offset.to(x.dtype)
+        mix = self._mix_folded if self.folds(x.shape[1] * x.shape[2]) else self._mix_branches
+        return mix(x, offset).view(x.shape)
 
     def folds(self, tokens: int) -> bool:
         """Whether images of that many tokens are mixed by one folded map instead of four."""
         return tokens >= 3 * self.dim
 
-    def _mix_folded(self, samples: Tensor, tokens: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    def _mix_folded(self, x: Tensor, offset: Tensor) -> Tensor:
+        samples, mean = active_sample_mean(x, offset)
+        samples, tokens = samples.flatten(1, 2), x.flatten(1, 2)
+        weight = torch.cat([self.width.weight, self.height.weight, self.channel.weight], dim=1)
+        gate = self._gate(F.linear(mean, weight, self.width.bias + self.height.bias))
+
         gated = gate.unsqueeze(-1) * weight.unflatten(1, (3, self.dim))  # [B, C, 3, C]
         folded = (self.proj.weight @ gated.flatten(2)).transpose(1, 2)  # [B, 3C, C]
         bias = gate[..., 0] * self.width.bias + gate[..., 1] * self.height.bias
         bias = self.proj(bias).unsqueeze(1)
         folded_samples, folded_tokens = folded.split([2 * self.dim, self.dim], dim=1)
-        return torch.baddbmm(torch.baddbmm(bias, samples, folded_samples), tokens, folded_tokens)
+        out = torch.baddbmm(bias, samples, folded_samples)
+        if out.dtype == tokens.dtype:
+            return out.baddbmm_(tokens, folded_tokens)  # saves a copy
+        return torch.baddbmm(out, tokens, folded_tokens)
 
-    def _mix_branches(self, samples: Tensor, tokens: Tensor, gate: Tensor, _: Tensor) -> Tensor:
+    def _mix_branches(self, x: Tensor, offset: Tensor) -> Tensor:
+        samples, tokens = active_sample(x, offset).flatten(1, 2), x.flatten(1, 2)
         along_width, along_height = samples.split(self.dim, dim=-1)
-        gate_w, gate_h, gate_c = gate.unsqueeze(1).unbind(-1)  # [B, 1, C] each
-        return self.proj(
-            gate_w * self.width(along_width)
-            + gate_h * self.height(along_height)
-            + gate_c * self.channel(tokens)
-        )
+        width, height = self.width(along_width), self.height(along_height)
+        channel = self.channel(tokens)
+        gate = self._gate((width + height + channel).mean(1)).unsqueeze(1)
+        mixed = torch.addcmul(gate[..., 0] * width, gate[..., 1], height)
+        return self.proj(torch.addcmul(mixed, gate[..., 2], channel))
+
+    def _gate(self, mean: Tensor) -> Tensor:
+        """``[B, C]``, the mean of the three branches, to their weights ``[B, C, 3]``."""
+        return self.gate(mean).unflatten(1, (self.dim, 3)).softmax(-1)

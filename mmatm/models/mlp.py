@@ -4,9 +4,9 @@ import torch
 from timm.layers import Mlp
 from torch import Tensor
 
-# From this size on, glibc hands memory back to the system when it is freed, so that every use pays
-# for new pages: for a hidden map that costs more than computing it twice.
-_LARGE = 32 * 2**20
+# From about this size on a hidden map leaves the cache, and its memory goes back to the system when
+# it is freed, so that every use pays for new pages: that costs as much as computing it twice.
+_LARGE = 8 * 2**20
 _TILE = 4 * 2**20  # hidden bytes at a time, so that they stay in the cache
 
 

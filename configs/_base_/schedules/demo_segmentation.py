@@ -1,13 +1,13 @@
 """A schedule of minutes on a CPU, from scratch."""
 
 _base_ = '../segmentation_runtime.py'
-max_iters = 2000
+max_iters = 2200
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.99), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.99), weight_decay=0.05, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
@@ -16,5 +16,5 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=0.0, power=0.9, by_epoch=False, begin=100, end=max_iters),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500, max_keep_ckpts=2))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1100, max_keep_ckpts=2))
 randomness = dict(seed=0)

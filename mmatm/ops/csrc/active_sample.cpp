@@ -59,13 +59,13 @@ void check_like(const Tensor& tensor, at::IntArrayRef sizes, const Tensor& x, co
       " of ", tensor.scalar_type(), " on ", tensor.device());
 }
 
-// An uninitialised tensor. Beyond 32 MiB glibc maps every allocation anew, and the first touch of
-// each small page costs more than the kernels: huge pages took a forward pass with 34 MB to write
-// from 20 to 11 ms. A hint, so nothing depends on its success.
+// An uninitialised tensor. A large allocation is often new memory from the system (beyond 32 MiB
+// always, with glibc), and the first touch of each small page costs more than the kernels: huge
+// pages took a forward pass with 34 MB to write from 20 to 11 ms. A hint, so nothing depends on it.
 Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
   Tensor tensor = at::empty(sizes, options);
 #ifdef MADV_HUGEPAGE
-  if (tensor.nbytes() > (32u << 20)) {
+  if (tensor.nbytes() > (4u << 20)) {
     const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
     const uintptr_t first = (begin + page - 1) / page * page;

@@ -319,16 +319,17 @@ MMATM_INLINE bool locate(const Axis& axis, const Real<T>* offset, int64_t groups
                          Scratch<T>& scratch) {
   using R = Real<T>;
   using Mask = typename Scratch<T>::Mask;
-  int64_t* __restrict first = scratch.first;
-  int64_t* __restrict second = scratch.second;
-  R* __restrict weight = scratch.weight;
-  Mask* __restrict first_inside = scratch.first_inside;
-  Mask* __restrict second_inside = scratch.second_inside;
+  int64_t* first = scratch.first;
+  int64_t* second = scratch.second;
+  R* weight = scratch.weight;
+  Mask* first_inside = scratch.first_inside;
+  Mask* second_inside = scratch.second_inside;
 
   const R index = static_cast<R>(axis.index), low = -2, high = static_cast<R>(axis.size);
   const auto size = static_cast<uint32_t>(axis.size);
   const auto stride = static_cast<uint32_t>(axis.stride);  // 32 bits: a vector multiplies them
   int32_t outside = 0;
+#pragma GCC ivdep  // the parts of scratch do not overlap; restrict is lost where this is inlined
   for (int64_t g = 0; g < groups; ++g) {
     const R position = offset[g] + index;
     // Beyond these bounds both taps are outside wherever exactly. NaN becomes low.
@@ -498,8 +499,9 @@ MMATM_INLINE void backward_token(const Axis& axis, const T* x, const T* offset, 
       backward_group<S, true>(g, share, x, axis.stride, scratch, grad, sum);
     }
   }
-  const R* __restrict products = scratch.products;
-  R* __restrict sums = scratch.sums;
+  const R* products = scratch.products;
+  R* sums = scratch.sums;
+#pragma GCC ivdep
   for (g = 0; g < groups; ++g) {
     R total = 0;
     for (int64_t s = 0; s < share; ++s) total += products[g * share + s];

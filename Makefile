@@ -59,7 +59,7 @@ $(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt mmatm/ops/c
 	@touch $@
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: setup ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .linear import Linear
 from .mixer import ActiveTokenMixer
 from .mlp import ChannelMlp
 
@@ -88,7 +89,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.offset = (
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim // share))
+            nn.Sequential(nn.LayerNorm(dim), Linear(dim, 2 * dim // share))
             if generates_offset
             else None
         )
@@ -162,6 +163,7 @@ class Trunk(nn.Module):
         in_chans: channels of the image.
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1); it
             grows linearly from 0 at the first block.
+        num_stages: stages to build, from the first on.
 
     Raises:
         ValueError: an argument is outside what is allowed.
@@ -170,7 +172,11 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self, arch: str | Mapping[str, Any] = 't', in_chans: int = 3, drop_path_rate: float = 0.0
+        self,
+        arch: str | Mapping[str, Any] = 't',
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        num_stages: int = NUM_STAGES,
     ):
         super().__init__()
         if not 0 <= drop_path_rate < 1:
@@ -190,7 +196,7 @@ class Trunk(nn.Module):
                 drop_paths=rates[i].tolist(),
                 interval=self.arch['interval'],
             )
-            for i in range(NUM_STAGES)
+            for i in range(num_stages)
         )
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:

@@ -13,8 +13,15 @@ channels = 64
 norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
-    backbone=dict(arch='xt', drop_path_rate=0.0),
-    neck=dict(out_channels=channels, num_outs=3, norm_cfg=norm_cfg),
+    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
+    # last stage would see 3 x 3 tokens.
+    backbone=dict(
+        arch='xt',
+        out_indices=(1, 2),
+        drop_path_rate=0.0,
+        init_cfg=dict(type='Xavier', layer='Linear'),
+    ),
+    neck=dict(in_channels=[128, 320], out_channels=channels, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=4,
         in_channels=channels,

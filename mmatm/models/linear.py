@@ -60,6 +60,8 @@ def linear_is_convolution(x: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
+        # oneDNN rearranges the weights at every call, which few tokens do not repay.
+        and x.numel() >= 128 * x.shape[-1]
         and x.numel() > 20480  # torch hands smaller convolutions to MKL as well
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Check a downloaded data set and link it to where the configs look for it:
-python tools/prepare_data.py {coco,ade20k} ROOT
+python tools/prepare_data.py {coco,ade20k,imagenet} ROOT
 
 Everything that is missing or broken is listed; only a complete data set is linked.
 """
@@ -19,7 +19,14 @@ from tqdm import tqdm
 COCO_COUNTS = {'train2017': 118287, 'val2017': 5000}
 ADE_COUNTS = {'training': 20210, 'validation': 2000}
 ADE_CLASSES = 150
-LINKS = {'coco': Path('coco'), 'ade20k': Path('ade', 'ADEChallengeData2016')}
+IMAGENET_COUNTS = {'train': 1281167, 'val': 50000}
+IMAGENET_CLASSES = 1000
+PICTURES = ('.jpeg', '.jpg', '.png')  # in a class folder of ImageNet, in any case
+LINKS = {
+    'coco': Path('coco'),
+    'ade20k': Path('ade', 'ADEChallengeData2016'),
+    'imagenet': Path('imagenet'),
+}
 MOST = 20  # problems of one kind that are listed
 
 
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.root.is_dir():
         sys.exit(f'{args.root} is not a folder')
 
-    check = {'coco': check_coco, 'ade20k': check_ade20k}[args.dataset]
+    check = {'coco': check_coco, 'ade20k': check_ade20k, 'imagenet': check_imagenet}[args.dataset]
     problems = list(check(args.root, args.subset, args.samples))
     if problems:
         print(*problems, sep='\n', file=sys.stderr)
@@ -112,6 +119,48 @@ def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[str]:
                 )
         yield from _shortened(broken)
         yield from _broken_pictures(list(pictures.values()), samples)
+
+
+def check_imagenet(root: Path, subset: bool, samples: int) -> Iterator[str]:
+    """Problems of an ImageNet-1k download with a folder for each class, one sentence each."""
+    folders = {split: root / split for split in IMAGENET_COUNTS}
+    missing = [folder for folder in folders.values() if not folder.is_dir()]
+    yield from (f'missing: {folder}' for folder in missing)
+    if missing:
+        return
+    pictures: dict[str, dict[str, list[Path]]] = {}
+    for split, folder in folders.items():
+        entries = sorted(folder.iterdir())
+        stray = [path.name for path in entries if not path.is_dir()]
+        if stray:
+            yield (
+                f'broken: {folder} holds {len(stray)} files outside the folders of the classes, '
+                f'such as {stray[0]}; unpack archives, and move each picture into the folder of '
+                'its class'
+            )
+        pictures[split] = {
+            path.name: [file for file in path.iterdir() if file.suffix.lower() in PICTURES]
+            for path in entries
+            if path.is_dir()
+        }
+    classes = sorted(set().union(*pictures.values()))
+    if not subset and len(classes) != IMAGENET_CLASSES:
+        yield f'incomplete: {root} has {len(classes)} classes instead of {IMAGENET_CLASSES}'
+    for split, folder in folders.items():
+        found = pictures[split]
+        yield from _shortened(
+            [f'missing: {folder / name}' for name in classes if name not in found]
+        )
+        yield from _shortened(
+            [f'incomplete: {folder / name} holds no picture' for name in found if not found[name]]
+        )
+        paths = sorted(path for files in found.values() for path in files)
+        if not paths or (not subset and len(paths) != IMAGENET_COUNTS[split]):
+            yield (
+                f'incomplete: {folder} holds {len(paths)} pictures instead of '
+                f'{IMAGENET_COUNTS[split]}'
+            )
+        yield from _broken_pictures(paths, samples)
 
 
 def _broken_pictures(

@@ -94,7 +94,7 @@ def empty_picture(root):
     file = first(root / 'ade20k' / 'images' / 'training', '*.jpg')
     file.unlink()  # a link into the other layout
     file.write_bytes(b'')
-    return 'ade20k', 'broken: ', f'{file.name} cannot be decoded'
+    return 'ade20k', 'broken: ', f'{file.name} is empty'
 
 
 def truncated_label_map(root):
@@ -141,7 +141,7 @@ def no_class_folders(root):
 def truncated_picture(root):
     file = first(root / 'imagenet' / 'train' / 'circle', '*.jpg')
     file.write_bytes(file.read_bytes()[:100])
-    return 'imagenet', 'broken: ', f'{file.name} cannot be decoded'
+    return 'imagenet', 'broken: ', f'{file.name} is truncated'
 
 
 @pytest.mark.parametrize(

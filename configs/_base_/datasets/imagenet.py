@@ -36,7 +36,7 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# Each picture comes three times, in the same step of different processes; an epoch is a third of it.
+# A picture comes three times, differently augmented; an epoch is a third of all that.
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,

@@ -183,7 +183,7 @@ class Trunk(nn.Module):
             raise ValueError(f'drop_path_rate must be in [0, 1), but is {drop_path_rate!r}')
         self.arch = resolve_arch(arch)
         depths, self.widths = self.arch['depths'], tuple(self.arch['widths'])
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))
 
         self.stem = nn.Conv2d(in_chans, self.widths[0], 7, stride=4, padding=2)
         self.stages = nn.ModuleList(
@@ -234,8 +234,9 @@ class Trunk(nn.Module):
             stage, part, *rest = rest
             block = int(rest[0]) if part == 'blocks' else 0
             return 1 + sum(depths[: int(stage)]) + block, layers
-        if first in (f'norm{i}' for i in range(NUM_STAGES)):
-            return sum(depths[: int(first[-1]) + 1]), layers
+        if first.startswith('norm'):  # norm0 to norm3, or the one norm of a classifier
+            stage = int(first.removeprefix('norm') or NUM_STAGES - 1)
+            return sum(depths[: stage + 1]), layers
         return layers - 1, layers
 
 

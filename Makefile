@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WORK := work_dirs/$(DEMO)
 WORK_SEG := work_dirs/$(DEMO_SEG)
 
-.PHONY: help setup test lint format data demo demo-seg benchmark memcheck clean
+.PHONY: help setup test lint format data demo demo-seg demo-pretrain benchmark memcheck clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -79,6 +79,12 @@ demo-seg: data ## the same for segmentation: train UperNet, evaluate it, draw la
 	$(BIN)/python tools/train.py configs/segmentation/$(DEMO_SEG).py --work-dir $(WORK_SEG)
 	$(BIN)/python tools/test.py configs/segmentation/$(DEMO_SEG).py $$(cat $(WORK_SEG)/last_checkpoint) --work-dir $(WORK_SEG) --out $(WORK_SEG)/predictions
 	$(BIN)/python tools/contact_sheet.py configs/segmentation/$(DEMO_SEG).py $(WORK_SEG)/predictions --height 192 --out $(WORK_SEG)/contact_sheet.png
+
+demo-pretrain: data ## pretrain a classifier on single shapes; compare Mask R-CNN with and without it
+	$(BIN)/python tools/train.py configs/classification/atmnet_xt_demo.py --work-dir work_dirs/atmnet_xt_demo
+	$(BIN)/python tools/test.py configs/classification/atmnet_xt_demo.py $$(cat work_dirs/atmnet_xt_demo/last_checkpoint) --work-dir work_dirs/atmnet_xt_demo
+	for run in '' _pretrained; do $(BIN)/python tools/train.py configs/detection/$(DEMO)$$run.py --work-dir $(WORK)_compared$$run --cfg-options train_cfg.val_interval=1; done
+	$(BIN)/python tools/analysis/plot_logs.py $(WORK)_compared $(WORK)_compared_pretrained --keys coco/bbox_mAP_50 coco/segm_mAP_50 --out $(WORK)_compared_pretrained/curves.png
 
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
 	$(BIN)/python tools/benchmark.py --out work_dirs/benchmark

@@ -14,6 +14,7 @@ from .mixer import ActiveTokenMixer
 from .mlp import ChannelMlp
 
 NUM_STAGES = 4
+MIN_SIZE = 3  # pixels: fewer do not fill the 7 x 7 kernel of the stem, padded by 2 on each side
 
 # Per stage: blocks, channels, MLP expansion, channels that share one offset. ``interval``: every
 # how many blocks new offsets are generated. Source: arXiv 2203.06108, appendix, and its code.
@@ -201,11 +202,18 @@ class Trunk(nn.Module):
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """Images ``[B, in_chans, H, W]`` to the un-normalised map ``[B, H_i, W_i, C_i]`` of
-        every stage; stage ``i`` has stride ``4 * 2**i``.
+        every stage; stage ``i`` has stride ``4 * 2**i``. ``H`` and ``W`` are any from 3 on.
+
+        Raises:
+            ValueError: another number of dimensions or channels, or fewer pixels.
         """
         if x.dim() != 4 or x.shape[1] != self.stem.in_channels:
             raise ValueError(
                 f'images must be [B, {self.stem.in_channels}, H, W], but are {list(x.shape)}'
+            )
+        if min(x.shape[2:]) < MIN_SIZE:
+            raise ValueError(
+                f'images must be at least {MIN_SIZE} pixels high and wide, but are {list(x.shape)}'
             )
         # Everything after the stem is channels last; in that layout permuting copies nothing.
         x = self.stem(x.contiguous(memory_format=torch.channels_last))

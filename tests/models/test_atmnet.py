@@ -65,7 +65,10 @@ def close(value, reference, tolerance):
     assert abs(value - reference).max() <= tolerance * abs(reference).max()
 
 
-@pytest.mark.parametrize('size', [(32, 32), (33, 47), (32, 200), (97, 32)])
+@pytest.mark.parametrize(
+    'size',
+    [(32, 32), (33, 47), (32, 200), (97, 32), (31, 31), (31, 4096), (4096, 31), (3, 3), (3, 50)],
+)
 def test_any_size(size):
     model = ATMNet(TINY)
     levels = model(torch.randn(1, 3, *size))
@@ -74,6 +77,21 @@ def test_any_size(size):
         assert level.shape == (1, channels, height, width)
         assert level.is_contiguous()
         height, width = (height + 1) // 2, (width + 1) // 2
+
+
+@pytest.mark.parametrize('size', [(2, 32), (32, 2), (0, 32)])
+def test_too_small_images_are_refused(size):
+    with pytest.raises(ValueError, match='at least 3 pixels high and wide'):
+        ATMNet(TINY)(torch.randn(1, 3, *size))
+
+
+def test_a_batch_of_64_gives_what_each_image_gives():
+    torch.manual_seed(0)
+    model = ATMNet(TINY).double()
+    images = torch.randn(64, 3, 32, 48, dtype=torch.float64)
+    singles = zip(*(model(image[None]) for image in images), strict=True)
+    for batch, single in zip(model(images), singles, strict=True):
+        torch.testing.assert_close(batch, torch.cat(single))
 
 
 def test_out_indices_create_only_what_they_need():

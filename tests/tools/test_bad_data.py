@@ -263,6 +263,16 @@ def test_exif_rotation_is_applied(coco, ade):
     build(SEGMENTOR, ade, 'train')[0]
 
 
+@pytest.mark.parametrize('size', [(31, 4096), (4096, 31), (31, 31)])
+def test_thin_pictures_are_evaluated_but_not_trained_on(size, coco):
+    """mmdet's COCO settings leave pictures of less than 32 pixels out of training."""
+    Image.fromarray(picture(*size)).save(coco.root / 'val2017' / 'one.jpg', **JPEG)
+    coco.image.update(zip(('height', 'width'), size, strict=True))
+    coco.annotation.update(bbox=[2, 2, 20, 20], segmentation=[[2, 2, 22, 2, 22, 22, 2, 22]])
+    assert coco.instances('val').ori_shape == size
+    assert len(build(DETECTOR, coco.root, 'train')) == 0
+
+
 # COCO annotations: handled by mmdet
 
 

@@ -49,7 +49,7 @@ $(VENV)/.mmcv: $(VENV)/.torch requirements/onedl.txt
 
 $(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt mmatm/ops/csrc/*)
 	@echo '== mm packages, tests and mmatm'
-	$(PIP) -r requirements/torch.txt -r requirements/onedl.txt -r requirements/demo.txt -r requirements/tests.txt
+	$(PIP) -r requirements/torch.txt -r requirements/onedl.txt -r requirements/classification.txt -r requirements/demo.txt -r requirements/tests.txt
 	@# opencv-python needs the system's OpenGL; where that is missing the headless build serves.
 	@$(BIN)/python -c 'import cv2' 2> /dev/null || $(PIP) --force-reinstall --no-deps opencv-python-headless
 	$(PIP) --no-build-isolation --editable .

@@ -71,6 +71,9 @@ setup(
     # mmengine, mmcv, mmdet and mmseg come from OpenMMLab or from OneDL under the same import
     # names, so none is required here: a second one would overwrite what the user has.
     install_requires=requirements('runtime'),
-    extras_require={name: requirements(name) for name in ('onedl', 'openmmlab', 'demo', 'tests')},
+    extras_require={
+        name: requirements(name)
+        for name in ('onedl', 'openmmlab', 'classification', 'demo', 'tests')
+    },
     **extension(),
 )

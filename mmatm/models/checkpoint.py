@@ -19,6 +19,8 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from ..files import damage
+
 EMA_PREFIX = 'ema:'
 _MAX_NAMES = 8  # names of tensors that one message lists
 
@@ -67,6 +69,8 @@ def read_checkpoint(
         filename = os.path.expanduser(filename)
         if not os.path.isfile(filename):
             raise FileNotFoundError(f'checkpoint {filename} does not exist')
+        if reason := damage(filename):
+            raise CheckpointError(f'checkpoint {filename} is damaged: {reason}')
     try:
         with torch.serialization.safe_globals(_safe_globals()):
             if remote:

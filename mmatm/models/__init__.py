@@ -1,7 +1,7 @@
 """The token mixer, the trunk built from it, and its face towards OpenMMLab."""
 
 from .atmnet import ATMNet
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError, read_checkpoint, trust_checkpoints
 from .mixer import ActiveTokenMixer
 from .trunk import ARCHS, Trunk
 
@@ -12,4 +12,5 @@ __all__ = [
     'CheckpointError',
     'Trunk',
     'read_checkpoint',
+    'trust_checkpoints',
 ]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..files import damage
 
 EMA_PREFIX = 'ema:'
+TRUST_FLAG = '--trust-checkpoint'  # of the tools
 _MAX_NAMES = 8  # names of tensors that one message lists
 
 # Published name (regular expression) -> name here. Each name is matched from its start.
@@ -45,10 +46,22 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read safely, or does not hold the tensors of the model."""
 
 
+_trusted = False
+
+
+def trust_checkpoints(trusted: bool = True) -> None:
+    """Let :func:`read_checkpoint` unpickle any object: a checkpoint can then execute code.
+
+    For files from a source that you trust; it holds for all files that this process reads.
+    """
+    global _trusted
+    _trusted = trusted
+
+
 def read_checkpoint(
     filename: str | os.PathLike, map_location: Any = 'cpu', ema: bool = False
 ) -> dict[str, Any]:
-    """Read a checkpoint file with ``weights_only=True``.
+    """Read a checkpoint file with ``weights_only=True`` (but see :func:`trust_checkpoints`).
 
     A published ImageNet file, ``{'model': ..., 'model_ema': ..., ...}``, is returned in the mm
     layout ``{'state_dict': {'backbone.NAME': tensor}}``; every other file as it is.
@@ -75,16 +88,19 @@ def read_checkpoint(
         with torch.serialization.safe_globals(_safe_globals()):
             if remote:
                 checkpoint = torch.hub.load_state_dict_from_url(
-                    filename, map_location=map_location, weights_only=True
+                    filename, map_location=map_location, weights_only=not _trusted
                 )
             else:
-                checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
+                checkpoint = torch.load(
+                    filename, map_location=map_location, weights_only=not _trusted
+                )
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
         raise CheckpointError(
             f'checkpoint {filename} was not loaded: it is damaged or holds objects other than '
-            f'tensors and plain data, which could execute code ({what})'
+            f'tensors and plain data, which could execute code ({what}). If you trust where it '
+            f'comes from, pass {TRUST_FLAG} to the tool, or call mmatm.models.trust_checkpoints()'
         ) from None
     except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
         reason = str(error).split('\n')[0] or type(error).__name__
@@ -93,7 +109,11 @@ def read_checkpoint(
         raise CheckpointError(
             f'checkpoint {filename} must hold a dict, but holds a {type(checkpoint).__name__}'
         )
-    return _to_mm_layout(dict(checkpoint), filename, ema)
+    checkpoint = dict(checkpoint)
+    if not _trusted and isinstance(meta := checkpoint.get('meta'), Mapping) and 'config' in meta:
+        # mmengine would execute this text when it resumes.
+        checkpoint['meta'] = {key: value for key, value in meta.items() if key != 'config'}
+    return _to_mm_layout(checkpoint, filename, ema)
 
 
 def _safe_globals() -> list:

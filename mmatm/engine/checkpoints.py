@@ -168,8 +168,9 @@ class DurableCheckpointHook(CheckpointHook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Number the pictures of each epoch from 0."""
-        self._sampler.data_epoch = runner.epoch
-        self._sampler.drawn = 0
+        if self._sampler.data_epoch != runner.epoch:  # the first may have begun
+            self._sampler.data_epoch = runner.epoch
+            self._sampler.drawn = 0
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed what the model draws in this step."""

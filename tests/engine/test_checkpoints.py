@@ -144,7 +144,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(unit, workers, tmp_path):
         with pytest.raises(Killed):
             train(settings(tmp_path / 'a', unit, workers, stop), randomness=dict(seed=5))
         # Other workers, and no seed: what matters is in the checkpoint.
-        seed = dict(seed=5) if stop == 3 else {}
+        seed = dict(seed=5 if stop == 3 else None)
         train(settings(tmp_path / 'a', unit, 2 - workers), resume=True, randomness=seed)
         same(newest(tmp_path / 'a'), newest(tmp_path / 'whole'))
         shutil.rmtree(tmp_path / 'a')
@@ -262,7 +262,7 @@ def test_old_checkpoints_outlive_a_kill_while_saving(keep, tmp_path, monkeypatch
                 read_checkpoint(reported)
             train(settings(work_dir, max_keep_ckpts=keep, save_best='acc'), resume=True)
             assert len(list(work_dir.glob('epoch_*.pth'))) == keep
-            assert len(list(work_dir.glob('best_*.pth'))) == 1
+            assert (work_dir / 'best_acc_epoch_4.pth').is_file()
             assert not list(work_dir.glob(f'*{PART}'))
     assert fired > 10
 
@@ -344,7 +344,7 @@ def test_relative_work_dir(tmp_path, monkeypatch):
         train(settings('work', stop=13))
     spoil(Path('work/epoch_2.pth'), 'truncated')
     train(settings('work'), resume=True)
-    assert 'resuming from work/epoch_1.pth instead' in warnings(Path('work'))
+    assert 'work/epoch_1.pth instead' in warnings(Path('work'))
 
 
 def test_other_folder_for_checkpoints(tmp_path):

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.fileio import load
 from torch import distributed
 
+from annotations import check_coco_annotations, read_coco
 from mmatm.models.checkpoint import TRUST_FLAG, trust_checkpoints
 
 _PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
@@ -132,10 +132,11 @@ def check_data(cfg: Config, *loaders: str) -> None:
 
 
 def check_classes(cfg: Config, *loaders: str) -> None:
-    """Exit if a COCO-format data set lacks a class that the config names.
+    """Exit if a COCO-format data set has broken annotations or lacks a class of the config.
 
     mmdet drops such a class in silence, and with it every picture that shows nothing else.
-    Categories that only the annotations have are left out of training, which is allowed but said.
+    Categories that only the annotations have are left out of training, which is allowed but said,
+    and so are annotations that mmdet does not use.
     """
     if os.environ.get('RANK', '0') != '0':  # one process reads the file for all
         return
@@ -148,9 +149,26 @@ def check_classes(cfg: Config, *loaders: str) -> None:
                 continue
             from mmdet.datasets import CocoDataset
 
+            try:
+                content = read_coco(Path(path))
+            except ValueError as error:
+                sys.exit(f'{loader}: {error}')
+            pipeline = dataset.get('pipeline') or []
+            problems = list(
+                check_coco_annotations(
+                    content,
+                    Path(path),
+                    masks=any(transform.get('with_mask') for transform in pipeline),
+                    evaluated=loader != 'train_dataloader',
+                )
+            )
+            if problems:
+                print(*problems, sep='\n', file=sys.stderr)
+            if not all(problem.startswith('note: ') for problem in problems):
+                sys.exit(f'{loader}: {path} has annotations that cannot be used, see above')
             metainfo = {**CocoDataset.METAINFO, **(dataset.get('metainfo') or {})}
             classes = metainfo['classes']
-            categories = [category['name'] for category in load(path)['categories']]
+            categories = [category['name'] for category in content['categories']]
             missing = [name for name in classes if name not in categories]
             if missing:
                 sys.exit(

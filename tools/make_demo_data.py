@@ -1,19 +1,21 @@
-"""Make a small data set to try detection and segmentation on, without a download.
+"""Make small data sets to try detection, segmentation and classification on, without a download.
 
 Every picture is a random crop of a real photograph (those that scikit-image ships in its wheel)
-with one to three solid shapes pasted on it: circles, triangles, squares and stars, which may cover
-one another. The same scenes are written in two layouts:
+with solid shapes pasted on it: circles, triangles, squares and stars. Scenes of one to three
+shapes, which may cover one another, are written in two layouts, and smaller pictures of a single
+shape, the same number of each class, in a third:
 
     OUT/coco/annotations/instances_{train,val}2017.json    COCO instances, polygons
     OUT/coco/{train,val}2017/*.jpg
     OUT/ade20k/annotations/{training,validation}/*.png     0 ignore, 1 background, 2.. the shapes
     OUT/ade20k/images/{training,validation}/*.jpg
+    OUT/imagenet/{train,val}/CLASS/*.jpg                   ImageNet, a folder for each shape
     OUT/demo.json                                          arguments, class names, photographs
 
 The training scenes are cut from the left part of the photographs and the validation scenes from
-the right part, so no held-out picture shows a pixel that was trained on. A scene depends on the
-seed, its split and its number alone: the same arguments give the same bytes, and a longer split
-begins with the pictures of a shorter one.
+the right part, so no held-out picture shows a pixel that was trained on. A picture depends on the
+seed, its size, its split and its number alone: the same arguments give the same bytes, and a longer
+split begins with the pictures of a shorter one.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -36,10 +39,12 @@ PHOTOGRAPHS = (
     'gravel.png', 'ihc.png', 'rocket.jpg',
 )  # fmt: skip
 TRAIN_SHARE = 0.6  # of the width of a photograph, from its left
+SPLITS = ('train', 'val')
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 SCALE = 4  # shapes are drawn this many times larger, for smooth edges and exact outlines
+PARTS = {'demo.json', 'coco', 'ade20k', 'imagenet'}
 MIN_VISIBLE = 0.25  # share of a shape that must stay in sight
-MAX_SCENES = 10**6  # per split, so that image ids of the two splits never meet
+MAX_PICTURES = 10**6  # per split, so that image ids of the two splits never meet
 
 Instances = list[tuple[int, list[list[float]]]]  # (index into CLASSES, polygons) back to front
 
@@ -110,9 +115,10 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def draw_scene(
-    rng: np.random.Generator, photo: np.ndarray, size: int
+    rng: np.random.Generator, photo: np.ndarray, size: int, wanted: Sequence[int] | None = None
 ) -> tuple[np.ndarray, Instances]:
-    """Paste one to three shapes on a crop of a photograph.
+    """Paste shapes on a crop of a photograph: those wanted, as indices into `CLASSES`, or one to
+    three at random.
 
     Returns the picture, (size, size, 3) uint8 BGR, and the visible part of each shape. A shape that
     would hide too much of an earlier one is not drawn, so whatever can be seen is annotated.
@@ -120,9 +126,9 @@ def draw_scene(
     picture = crop(rng, photo, size)
     rows, columns = np.mgrid[:size, :size]
     shapes = []  # class, full area and visible part, the last two in fine pixels
-    hue, count = rng.random(), int(rng.integers(1, 4))
+    hue, count = rng.random(), len(wanted) if wanted else int(rng.integers(1, 4))
     for number in range(count):
-        label = int(rng.integers(len(CLASSES)))
+        label = wanted[number] if wanted else int(rng.integers(len(CLASSES)))
         radius = rng.uniform(0.28, 0.56) / 2 * size
         centre = rng.uniform(0.2, 0.8, 2) * size
         turn, light = rng.uniform(0, 2 * np.pi, 2)
@@ -173,11 +179,16 @@ def annotate(instances: Instances, image_id: int, size: int) -> tuple[list[dict]
     return annotations, label_map
 
 
-def write_split(
+def encode(picture: np.ndarray) -> bytes:
+    """Compress a picture as JPEG."""
+    return cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
+
+
+def write_scenes(
     root: Path, split: str, photos: list[np.ndarray], count: int, size: int, seed: int
 ) -> None:
     """Write `count` scenes of a split ('train' or 'val'), `size` pixels a side, under `root`."""
-    index, ade_split = list(ADE_SPLITS).index(split), ADE_SPLITS[split]
+    index, ade_split = SPLITS.index(split), ADE_SPLITS[split]
     coco_images = root / 'coco' / f'{split}2017'
     ade_images = root / 'ade20k' / 'images' / ade_split
     ade_labels = root / 'ade20k' / 'annotations' / ade_split
@@ -189,14 +200,14 @@ def write_split(
     for number in tqdm(range(count), desc=split, unit='picture'):
         rng = np.random.default_rng([seed, index, number])
         picture, instances = draw_scene(rng, photos[rng.integers(len(photos))], size)
-        image_id = index * MAX_SCENES + number + 1
+        image_id = index * MAX_PICTURES + number + 1
         found, label_map = annotate(instances, image_id, size)
         annotations += found
 
         jpg, ade_name = coco_images / f'{image_id:012}.jpg', f'ADE_{split}_{number + 1:08}'
         names = {'id': image_id, 'license': 1, 'file_name': jpg.name}
         images.append({**names, 'height': size, 'width': size})
-        jpg.write_bytes(cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, 95))[1])
+        jpg.write_bytes(encode(picture))
         (ade_labels / f'{ade_name}.png').write_bytes(cv2.imencode('.png', label_map)[1])
         try:
             os.link(jpg, ade_images / f'{ade_name}.jpg')
@@ -213,6 +224,22 @@ def write_split(
     coco_json.write_text(json.dumps(document))
 
 
+def write_single_shapes(
+    root: Path, split: str, photos: list[np.ndarray], count: int, size: int, seed: int
+) -> None:
+    """Write `count` pictures of one shape of a split, `size` pixels a side, under `root`."""
+    index = SPLITS.index(split)
+    folders = [root / 'imagenet' / split / name for name in CLASSES]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for number in tqdm(range(count), desc=f'imagenet {split}', unit='picture'):
+        rng = np.random.default_rng([seed, len(SPLITS) + index, number])  # none of the scenes'
+        label = number % len(CLASSES)
+        picture, _ = draw_scene(rng, photos[rng.integers(len(photos))], size, [label])
+        file = folders[label] / f'{CLASSES[label]}_{split}_{number + 1:08}.jpg'
+        file.write_bytes(encode(picture))
+
+
 def holds(out: Path, card: dict) -> bool:
     """Say whether `out` holds the data set of this card; raise OSError if it may not be written."""
     if not out.exists():
@@ -222,7 +249,8 @@ def holds(out: Path, card: dict) -> bool:
         found = dict(json.loads((out / 'demo.json').read_text()))
     except (FileNotFoundError, TypeError, ValueError):  # none, or not one of ours
         found = {}
-    ours = found.keys() == card.keys() and names <= {'demo.json', 'coco', 'ade20k'}
+    # A folder that another version wrote is ours to replace.
+    ours = str(found.get('tool')).startswith('make_demo_data ') and names <= PARTS
     if names and not ours and found != card:
         raise OSError('it holds files that this tool did not write; choose another --out')
     return found == card
@@ -233,25 +261,30 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to write')
+    fewest = len(CLASSES)
     numbers = {  # default, lowest, highest, meaning
-        'train': (1440, 1, MAX_SCENES, 'number of training pictures'),
-        'val': (200, 1, MAX_SCENES, 'number of validation pictures'),
-        'size': (128, 32, 1024, 'side of a picture in pixels'),
+        'train': (1440, 1, MAX_PICTURES, 'number of training scenes'),
+        'val': (200, 1, MAX_PICTURES, 'number of validation scenes'),
+        'size': (128, 32, 1024, 'side of a scene in pixels'),
+        'imagenet-train': (4000, fewest, MAX_PICTURES, 'number of training pictures of one shape'),
+        'imagenet-val': (400, fewest, MAX_PICTURES, 'number of validation pictures of one shape'),
+        'imagenet-size': (96, 32, 1024, 'side of a picture of one shape in pixels'),
         'seed': (0, 0, 2**32 - 1, 'another seed makes other pictures'),
     }
     for name, (default, _, _, meaning) in numbers.items():
         parser.add_argument(f'--{name}', type=int, default=default, help=meaning)
     args = parser.parse_args(argv)
-    arguments = {name: getattr(args, name) for name in numbers}
+    arguments = {name: getattr(args, name.replace('-', '_')) for name in numbers}
     for name, (_, low, high, _) in numbers.items():
         if not low <= arguments[name] <= high:
             parser.error(f'argument --{name}: expected {low} to {high}, got {arguments[name]}')
 
     card = {
-        'tool': 'make_demo_data 1',  # raise the number when the pictures change
+        'tool': 'make_demo_data 2',  # raise the number when the pictures change
         'arguments': arguments,
         'coco_classes': list(CLASSES),
         'ade20k_classes': ['background', *CLASSES],
+        'imagenet_classes': sorted(CLASSES),  # as readers of class folders number them
         'photographs': list(PHOTOGRAPHS),
         'train_share': TRAIN_SHARE,
     }
@@ -265,14 +298,19 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as folder:
             build = Path(folder, 'new')
             for split, pictures in photos.items():
-                write_split(build, split, pictures, arguments[split], args.size, args.seed)
+                write_scenes(build, split, pictures, arguments[split], args.size, args.seed)
+                count = arguments[f'imagenet-{split}']
+                write_single_shapes(build, split, pictures, count, args.imagenet_size, args.seed)
             (build / 'demo.json').write_text(json.dumps(card, indent=2) + '\n')
             if out.exists():
                 out.rename(Path(folder, 'old'))
             build.rename(out)
     except OSError as error:
         parser.error(f'argument --out: expected a folder to write, got {str(args.out)!r}: {error}')
-    print(f'Wrote {args.train} + {args.val} pictures to {args.out}.')
+    print(
+        f'Wrote {args.train} + {args.val} scenes and {args.imagenet_train} + {args.imagenet_val} '
+        f'pictures of one shape to {args.out}.'
+    )
 
 
 if __name__ == '__main__':

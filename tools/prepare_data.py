@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Check a downloaded data set and link it to where the configs look for it:
-python tools/prepare_data.py {coco,ade20k} ROOT
+python tools/prepare_data.py {coco,ade20k,imagenet} ROOT
 
-Everything that is missing or broken is listed; only a complete data set is linked.
+Everything that is missing or broken is listed; only a complete data set is linked. What mmdet
+leaves out by itself is only noted.
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
+
+from annotations import check_coco_annotations, read_coco, shortened
+from mmatm.engine.data import DataError, check_file, check_label_map_file
 
 COCO_COUNTS = {'train2017': 118287, 'val2017': 5000}
 ADE_COUNTS = {'training': 20210, 'validation': 2000}
 ADE_CLASSES = 150
-LINKS = {'coco': Path('coco'), 'ade20k': Path('ade', 'ADEChallengeData2016')}
-MOST = 20  # problems of one kind that are listed
+IMAGENET_COUNTS = {'train': 1281167, 'val': 50000}
+IMAGENET_CLASSES = 1000
+PICTURES = ('.jpeg', '.jpg', '.png')  # in a class folder of ImageNet, in any case
+LINKS = {
+    'coco': Path('coco'),
+    'ade20k': Path('ade', 'ADEChallengeData2016'),
+    'imagenet': Path('imagenet'),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.root.is_dir():
         sys.exit(f'{args.root} is not a folder')
 
-    check = {'coco': check_coco, 'ade20k': check_ade20k}[args.dataset]
+    check = {'coco': check_coco, 'ade20k': check_ade20k, 'imagenet': check_imagenet}[args.dataset]
     problems = list(check(args.root, args.subset, args.samples))
     if problems:
         print(*problems, sep='\n', file=sys.stderr)
+    if not all(problem.startswith('note: ') for problem in problems):
         sys.exit(f'{args.root} is not a complete {args.dataset} data set; nothing was linked')
     link(args.root.resolve(), args.data / LINKS[args.dataset])
 
@@ -57,31 +68,20 @@ def check_coco(root: Path, subset: bool, samples: int) -> Iterator[str]:
         if missing:
             continue
         try:
-            content = json.loads(file.read_bytes())
-            images = {image['id']: image for image in content['images']}
-            categories = {category['id'] for category in content['categories']}
-            annotations = content['annotations']
-        except (ValueError, KeyError, TypeError) as error:
-            yield f'broken: {file} is not a COCO annotation file ({type(error).__name__}: {error})'
+            content = read_coco(file)
+        except ValueError as error:
+            yield f'broken: {error}'
             continue
+        images = content['images']
         if not subset and len(images) != count:
             yield f'incomplete: {file} lists {len(images)} pictures instead of {count}'
-        for annotation in annotations:
-            if (
-                annotation.get('image_id') not in images
-                or annotation.get('category_id') not in categories
-            ):
-                yield (
-                    f'broken: annotation {annotation.get("id")} of {file} refers to picture '
-                    f'{annotation.get("image_id")} and category {annotation.get("category_id")}, '
-                    'one of which does not exist'
-                )
-                break
+        evaluated = split.startswith('val')
+        yield from check_coco_annotations(content, file, masks=True, evaluated=evaluated)
         there = {path.name for path in folder.iterdir()}
-        names = [image['file_name'] for image in images.values()]
+        names = [image['file_name'] for image in images]
         absent = sorted(set(names) - there)
-        yield from _shortened([f'missing: {folder / name}' for name in absent])
-        sizes = {image['file_name']: (image['height'], image['width']) for image in images.values()}
+        yield from shortened([f'missing: {folder / name}' for name in absent])
+        sizes = {image['file_name']: (image['height'], image['width']) for image in images}
         present = [name for name in names if name in there]
         yield from _broken_pictures([folder / n for n in present], samples, sizes)
 
@@ -98,20 +98,67 @@ def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[str]:
         maps = {path.stem: path for path in sorted(labels.glob('*.png'))}
         if not pictures or (not subset and len(pictures) != count):
             yield f'incomplete: {images} holds {len(pictures)} pictures instead of {count}'
-        yield from _shortened([f'missing: {labels / s}.png' for s in pictures if s not in maps])
-        yield from _shortened([f'missing: {images / s}.jpg' for s in maps if s not in pictures])
-        broken = []
+        yield from shortened([f'missing: {labels / s}.png' for s in pictures if s not in maps])
+        yield from shortened([f'missing: {images / s}.jpg' for s in maps if s not in pictures])
+        broken, sizes = [], {}
         for path in tqdm(maps.values(), desc=f'annotations/{split}', disable=None):
-            label = _decode(path, cv2.IMREAD_UNCHANGED)
-            if label is None:
-                broken.append(f'broken: {path} cannot be decoded')
-            elif label.ndim != 2 or label.max() > ADE_CLASSES:
+            try:
+                check_file(path)
+                check_label_map_file(path)
+                with Image.open(path) as image:  # as mmseg does
+                    label = np.asarray(image)
+            except (DataError, OSError, SyntaxError) as error:
+                broken.append(f'broken: {path} cannot be decoded ({error})')
+                continue
+            if label.max() > ADE_CLASSES:
                 broken.append(
-                    f'broken: {path} must be a grey picture with values 0 to {ADE_CLASSES}, but '
-                    f'has shape {label.shape} and values up to {label.max()}'
+                    f'broken: {path} must hold values 0 to {ADE_CLASSES}, but has values up to '
+                    f'{label.max()}'
                 )
-        yield from _shortened(broken)
-        yield from _broken_pictures(list(pictures.values()), samples)
+            if path.stem in pictures:
+                sizes[pictures[path.stem].name] = label.shape
+        yield from shortened(broken)
+        yield from _broken_pictures(list(pictures.values()), samples, sizes)
+
+
+def check_imagenet(root: Path, subset: bool, samples: int) -> Iterator[str]:
+    """Problems of an ImageNet-1k download with a folder for each class, one sentence each."""
+    folders = {split: root / split for split in IMAGENET_COUNTS}
+    missing = [folder for folder in folders.values() if not folder.is_dir()]
+    yield from (f'missing: {folder}' for folder in missing)
+    if missing:
+        return
+    pictures: dict[str, dict[str, list[Path]]] = {}
+    for split, folder in folders.items():
+        entries = sorted(folder.iterdir())
+        stray = [path.name for path in entries if not path.is_dir()]
+        if stray:
+            yield (
+                f'broken: {folder} holds {len(stray)} files outside the folders of the classes, '
+                f'such as {stray[0]}; unpack archives, and move each picture into the folder of '
+                'its class'
+            )
+        pictures[split] = {
+            path.name: [file for file in path.iterdir() if file.suffix.lower() in PICTURES]
+            for path in entries
+            if path.is_dir()
+        }
+    classes = sorted(set().union(*pictures.values()))
+    if not subset and len(classes) != IMAGENET_CLASSES:
+        yield f'incomplete: {root} has {len(classes)} classes instead of {IMAGENET_CLASSES}'
+    for split, folder in folders.items():
+        found = pictures[split]
+        yield from shortened([f'missing: {folder / name}' for name in classes if name not in found])
+        yield from shortened(
+            [f'incomplete: {folder / name} holds no picture' for name in found if not found[name]]
+        )
+        paths = sorted(path for files in found.values() for path in files)
+        if not paths or (not subset and len(paths) != IMAGENET_COUNTS[split]):
+            yield (
+                f'incomplete: {folder} holds {len(paths)} pictures instead of '
+                f'{IMAGENET_COUNTS[split]}'
+            )
+        yield from _broken_pictures(paths, samples)
 
 
 def _broken_pictures(
@@ -122,25 +169,21 @@ def _broken_pictures(
         paths = random.Random(0).sample(paths, samples)
     broken = []
     for path in tqdm(paths, desc='pictures', disable=None):
-        image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        try:
+            check_file(path)
+        except DataError as error:
+            broken.append(f'broken: {error}')
+            continue
+        # As mmcv does, also turned as the EXIF tag says.
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             broken.append(f'broken: {path} cannot be decoded')
-        elif sizes and image.shape[:2] != sizes[path.name]:
+        elif sizes and image.shape[:2] != sizes.get(path.name, image.shape[:2]):
             broken.append(
                 f'broken: {path} is {image.shape[0]} x {image.shape[1]} pixels, but the '
                 f'annotations say {sizes[path.name][0]} x {sizes[path.name][1]}'
             )
-    yield from _shortened(broken)
-
-
-def _decode(path: Path, flags: int) -> np.ndarray | None:
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    return cv2.imdecode(content, flags) if len(content) else None
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    rest = len(problems) - MOST
-    return problems[:MOST] + ([f'... and {rest} more like the last'] if rest > 0 else [])
+    yield from shortened(broken)
 
 
 def link(root: Path, place: Path) -> None:

@@ -1,9 +1,11 @@
 from .amp import CpuAmpOptimWrapper
 from .checkpoints import DurableCheckpointHook
+from .data import CheckDataHook
 from .hooks import FiniteLossHook
 from .layer_decay import LayerDecayConstructor
 
 __all__ = [
+    'CheckDataHook',
     'CpuAmpOptimWrapper',
     'DurableCheckpointHook',
     'FiniteLossHook',

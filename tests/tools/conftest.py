@@ -7,9 +7,10 @@ LOADERS = ('train', 'val', 'test')
 
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory):
-    """A data set like that of ``make data`` with 8 + 4 small pictures."""
+    """The data sets of ``make data`` with 8 + 4 small pictures each."""
     folder = tmp_path_factory.mktemp('data') / 'demo'
-    run('tools/make_demo_data.py', '--out', folder, '--train', 8, '--val', 4, '--size', 64)
+    run('tools/make_demo_data.py', '--out', folder, '--train', 8, '--val', 4, '--size', 64,
+        '--imagenet-train', 8, '--imagenet-val', 4, '--imagenet-size', 64)  # fmt: skip
     return folder
 
 

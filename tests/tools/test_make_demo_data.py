@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ from pycocotools.coco import COCO
 skimage = pytest.importorskip('skimage')
 
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'make_demo_data.py'
-TINY = ('--train', '4', '--val', '2', '--size', '64')
+TINY = (
+    '--train', '4', '--val', '2', '--size', '64',
+    '--imagenet-train', '8', '--imagenet-val', '4', '--imagenet-size', '48',
+)  # fmt: skip
 SPLITS = (('train', 'training', 4), ('val', 'validation', 2))
 
 
@@ -62,10 +66,11 @@ def test_same_arguments_give_the_same_bytes(made, tmp_path):
 
 
 def test_a_longer_split_begins_with_the_same_pictures(made, tmp_path):
-    longer = contents(make(tmp_path / 'demo', '--train', '6'))
+    longer = contents(make(tmp_path / 'demo', '--train', '6', '--imagenet-train', '10'))
     for name, content in contents(made).items():
         assert longer[name] == content or name.endswith('.json')
     assert sum(name.startswith('coco/train2017/') for name in longer) == 6
+    assert sum(name.startswith('imagenet/train/') for name in longer) == 10
 
 
 def test_seeds_differ(made, tmp_path):
@@ -73,7 +78,7 @@ def test_seeds_differ(made, tmp_path):
     first = contents(made)
     assert other.keys() == first.keys()
     pictures = [name for name in first if name.endswith('.jpg')]
-    assert len(pictures) == 12
+    assert len(pictures) == 12 + 12
     assert not any(other[name] == first[name] for name in pictures)
 
 
@@ -112,6 +117,39 @@ def test_layouts_agree(made, split, ade_split, count):
             ids.add(annotation['id'])
         assert (labels[~covered & sure] == 1).all()
     assert len(ids) == len(coco.anns)
+
+
+def test_scenes_are_those_that_the_demos_were_measured_on(made):
+    """Category and box of every annotation; another stream of random numbers changes them all."""
+    expected = [
+        [4, 37, 31, 24, 21], [3, 19, 10, 29, 29], [2, 40, 38, 21, 20], [1, 12, 32, 30, 30],
+        [1, 35, 10, 24, 25], [4, 27, 31, 22, 24], [3, 35, 35, 29, 29], [2, 38, 3, 26, 24],
+        [4, 20, 20, 31, 32],
+    ]  # fmt: skip
+    content = json.loads((made / 'coco/annotations/instances_train2017.json').read_text())
+    assert [[a['category_id'], *a['bbox']] for a in content['annotations']] == expected
+
+
+@pytest.mark.parametrize(('split', 'each'), [('train', 2), ('val', 1)])
+def test_pictures_of_one_shape_lie_in_the_folder_of_their_class(made, split, each):
+    root = made / 'imagenet' / split
+    assert sorted(path.name for path in root.iterdir()) == sorted(demo.CLASSES)
+    for name in demo.CLASSES:
+        files = list((root / name).iterdir())
+        assert len(files) == each
+        assert all(cv2.imread(str(file)).shape == (48, 48, 3) for file in files)
+
+
+@pytest.mark.parametrize('label', range(len(demo.CLASSES)))
+def test_wanted_shapes_are_drawn(label):
+    photo = np.zeros((200, 200, 3), np.uint8)
+    for seed in range(5):
+        picture, instances = demo.draw_scene(np.random.default_rng(seed), photo, 96, [label])
+        assert [found for found, _ in instances] == [label]
+        mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(instances[0][1], 96, 96)))
+        drawn = picture.max(axis=2) > 0
+        assert drawn[mask == 1].mean() > 0.99
+        assert not drawn[cv2.dilate(mask, np.ones((5, 5))) == 0].any()
 
 
 def test_shapes_look_like_their_class():
@@ -156,9 +194,13 @@ def test_parts_of_the_photographs_are_disjoint():
 
 def test_demo_json_names_the_classes(made):
     card = json.loads((made / 'demo.json').read_text())
-    assert card['arguments'] == {'train': 4, 'val': 2, 'size': 64, 'seed': 0}
+    assert card['arguments'] == {
+        'train': 4, 'val': 2, 'size': 64,
+        'imagenet-train': 8, 'imagenet-val': 4, 'imagenet-size': 48, 'seed': 0,
+    }  # fmt: skip
     assert card['coco_classes'] == ['circle', 'triangle', 'square', 'star']
     assert card['ade20k_classes'] == ['background', *card['coco_classes']]
+    assert card['imagenet_classes'] == ['circle', 'square', 'star', 'triangle']
 
 
 def test_second_call_does_nothing(tmp_path, capsys):
@@ -169,6 +211,17 @@ def test_second_call_does_nothing(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
 
 
+def test_a_folder_of_the_first_version_is_rebuilt(made, tmp_path):
+    out = make(tmp_path / 'demo')
+    shutil.rmtree(out / 'imagenet')
+    card = json.loads((out / 'demo.json').read_text())
+    del card['imagenet_classes']
+    card['tool'] = 'make_demo_data 1'
+    card['arguments'] = {'train': 4, 'val': 2, 'size': 64, 'seed': 0}
+    (out / 'demo.json').write_text(json.dumps(card))
+    assert contents(make(out)) == contents(made)
+
+
 def test_other_arguments_rebuild(made, tmp_path):
     out = make(tmp_path / 'demo', '--seed', '3', '--train', '7')
     assert contents(make(out)) == contents(made)
@@ -177,7 +230,16 @@ def test_other_arguments_rebuild(made, tmp_path):
 
 @pytest.mark.parametrize(
     ('option', 'value'),
-    [('--train', '0'), ('--val', '-2'), ('--size', '16'), ('--seed', '-1'), ('--train', 'many')],
+    [
+        ('--train', '0'),
+        ('--val', '-2'),
+        ('--size', '16'),
+        ('--seed', '-1'),
+        ('--train', 'many'),
+        ('--imagenet-train', '3'),
+        ('--imagenet-val', '0'),
+        ('--imagenet-size', '2000'),
+    ],
 )
 def test_bad_numbers_are_refused(tmp_path, capsys, option, value):
     message = refused(capsys, '--out', tmp_path / 'demo', option, value)
@@ -220,14 +282,14 @@ def test_an_empty_folder_is_filled(made, tmp_path):
 def test_an_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
     out = make(tmp_path / 'demo')
     before = contents(out)
-    write_split = demo.write_split
+    write_scenes = demo.write_scenes
 
     def interrupted(root, split, *rest):
         if split == 'val':
             raise KeyboardInterrupt
-        write_split(root, split, *rest)
+        write_scenes(root, split, *rest)
 
-    monkeypatch.setattr(demo, 'write_split', interrupted)
+    monkeypatch.setattr(demo, 'write_scenes', interrupted)
     with pytest.raises(KeyboardInterrupt):
         make(out, '--seed', '2')
     assert contents(out) == before

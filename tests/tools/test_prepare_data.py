@@ -19,7 +19,8 @@ def check(name, root, data, *flags):
 
 
 @pytest.mark.parametrize(
-    ('name', 'link'), [('coco', 'coco'), ('ade20k', 'ade/ADEChallengeData2016')]
+    ('name', 'link'),
+    [('coco', 'coco'), ('ade20k', 'ade/ADEChallengeData2016'), ('imagenet', 'imagenet')],
 )
 def test_complete_data_is_linked(name, link, copy, tmp_path, capsys):
     data = tmp_path / 'data'
@@ -36,11 +37,16 @@ def test_something_else_in_the_place_is_kept(copy, tmp_path):
         check('coco', copy / 'coco', tmp_path / 'data', '--subset')
 
 
-@pytest.mark.parametrize('name', ['coco', 'ade20k'])
+@pytest.mark.parametrize('name', ['coco', 'ade20k', 'imagenet'])
 def test_a_part_is_refused_as_a_whole(name, copy, tmp_path, capsys):
     with pytest.raises(SystemExit, match=f'not a complete {name} data set'):
         check(name, copy / name, tmp_path / 'data')
-    assert 'incomplete' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'incomplete' in said
+    if name == 'imagenet':
+        assert 'has 4 classes instead of 1000' in said
+        assert 'train holds 8 pictures instead of 1281167' in said
+        assert 'val holds 4 pictures instead of 50000' in said
     assert not (tmp_path / 'data').exists()
 
 
@@ -88,7 +94,7 @@ def empty_picture(root):
     file = first(root / 'ade20k' / 'images' / 'training', '*.jpg')
     file.unlink()  # a link into the other layout
     file.write_bytes(b'')
-    return 'ade20k', 'broken: ', f'{file.name} cannot be decoded'
+    return 'ade20k', 'broken: ', f'{file.name} is empty'
 
 
 def truncated_label_map(root):
@@ -109,11 +115,41 @@ def no_label_map(root):
     return 'ade20k', 'missing: ', file.name
 
 
+def no_split(root):
+    shutil.rmtree(root / 'imagenet' / 'val')
+    return 'imagenet', 'missing: ', 'imagenet/val'
+
+
+def no_class(root):
+    shutil.rmtree(root / 'imagenet' / 'val' / 'star')
+    return 'imagenet', 'missing: ', 'imagenet/val/star'
+
+
+def empty_class(root):
+    file = first(root / 'imagenet' / 'val' / 'square', '*.jpg')
+    file.rename(file.with_suffix('.txt'))
+    return 'imagenet', 'incomplete: ', 'imagenet/val/square holds no picture'
+
+
+def no_class_folders(root):
+    """As the archive of the validation pictures unpacks, beside the folders."""
+    file = first(root / 'imagenet' / 'train' / 'circle', '*.jpg')
+    shutil.copy(file, root / 'imagenet' / 'val')
+    return 'imagenet', 'broken: ', 'val holds 1 files outside the folders of the classes, such as '
+
+
+def truncated_picture(root):
+    file = first(root / 'imagenet' / 'train' / 'circle', '*.jpg')
+    file.write_bytes(file.read_bytes()[:100])
+    return 'imagenet', 'broken: ', f'{file.name} is truncated'
+
+
 @pytest.mark.parametrize(
     'damage',
     [
         no_folder, no_picture, truncated_json, json_of_something_else, unknown_category,
         wrong_size, empty_picture, truncated_label_map, label_out_of_range, no_label_map,
+        no_split, no_class, empty_class, no_class_folders, truncated_picture,
     ],
 )  # fmt: skip
 def test_damage_is_named(damage, copy, tmp_path, capsys):

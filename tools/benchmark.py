@@ -36,6 +36,7 @@ PEERS = {
     'resnet-50': 'resnet50',
 }
 STRIDES = (4, 8, 16, 32)
+CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
 @dataclass
@@ -307,52 +308,40 @@ class Suite:
         """Mask R-CNN, images per second of inference at 800x1344 with 100 boxes kept."""
         from mmdet.structures import DetDataSample
 
-        return self._mm_models('mmdet', 'mask-rcnn_r50_fpn', DetDataSample, 800, 1344)
+        config = 'detection/mask_rcnn_atmnet_t.py'
+        return [self._inference('Mask R-CNN', config, DetDataSample, 800, 1344)]
 
     def segmentor(self) -> list[Comparison]:
         """UperNet and Semantic FPN, images per second of inference at 512x512."""
         from mmseg.structures import SegDataSample
 
+        heads = {'UperNet': 'upernet_atmnet_t.py', 'Semantic FPN': 'fpn_atmnet_t.py'}
         return [
-            comparison
-            for base in ('upernet_r50', 'fpn_r50')
-            for comparison in self._mm_models('mmseg', base, SegDataSample, 512, 512)
+            self._inference(name, f'segmentation/{config}', SegDataSample, 512, 512)
+            for name, config in heads.items()
         ]
 
-    def _mm_models(
-        self, package: str, base: str, sample: type, height: int, width: int
-    ) -> list[Comparison]:
-        """A stock mm model with its ResNet-50, and with ATMNet-T in both formulations."""
-        from importlib import import_module
-
+    def _inference(
+        self, name: str, config: str, sample: type, height: int, width: int
+    ) -> Comparison:
+        """The model of a config in both formulations, and on a ResNet-50."""
         from mmengine.config import Config
-        from mmengine.registry import MODELS, DefaultScope
+        from mmengine.model import revert_sync_batchnorm
+        from mmengine.registry import MODELS, init_default_scope
 
-        module = import_module(package)
-        root = Path(module.__file__).parent / '.mim' / 'configs' / '_base_' / 'models'
-        DefaultScope.get_instance(f'benchmark {package}', scope_name=package)
-        import_module(f'{package}.utils').register_all_modules(init_default_scope=True)
-        models = {}
-        for name in ('mmatm', 'published', 'resnet-50'):
-            model = Config.fromfile(root / f'{base}.py').model
-            if package == 'mmseg':
-                model.backbone.norm_cfg = model.decode_head.norm_cfg = dict(type='BN')
-                if 'auxiliary_head' in model:
-                    model.auxiliary_head.norm_cfg = dict(type='BN')
-                model.decode_head.num_classes = 150
-                model.pop('pretrained', None)
-            model.backbone.init_cfg = None
-            if name != 'resnet-50':
-                widths = list(ARCHS['t']['widths'])
-                model.backbone = dict(type='ATMNet', arch='t')
-                if 'neck' in model:
-                    model.neck.in_channels = widths
-                else:
-                    model.decode_head.in_channels = widths
-                if 'auxiliary_head' in model:
-                    model.auxiliary_head.in_channels = widths[2]
-            models[name] = MODELS.build(model).to(self.device).eval()
+        cfg = Config.fromfile(CONFIGS / config)
+        init_default_scope(cfg.default_scope)
+        models = {'mmatm': MODELS.build(cfg.model), 'published': MODELS.build(cfg.model)}
+        models['published'].load_state_dict(models['mmatm'].state_dict())
         use_published_formulation(models['published'])
+        for owner in ('neck', 'decode_head', 'auxiliary_head'):
+            if owner in cfg.model and cfg.model[owner].in_channels == [64, 128, 320, 512]:
+                cfg.model[owner].in_channels = [256, 512, 1024, 2048]
+            elif owner == 'auxiliary_head' and owner in cfg.model:
+                cfg.model[owner].in_channels = 1024
+        cfg.model.backbone = dict(type='ResNet', depth=50)
+        models['resnet-50'] = MODELS.build(cfg.model)
+        models = {n: revert_sync_batchnorm(m).to(self.device).eval() for n, m in models.items()}
 
         batch = self.args.batch
         image = torch.zeros(3, height, width, dtype=torch.uint8)
@@ -366,14 +355,12 @@ class Suite:
 
             return call
 
-        return [
-            Comparison(
-                f'{base.replace("r50", "ATMNet-T")} inference, {height}x{width}, batch {batch}',
-                {name: predict(model) for name, model in models.items()},
-                images=batch,
-                memory=True,
-            )
-        ]
+        return Comparison(
+            f'{name} with ATMNet-T, inference, {height}x{width}, batch {batch}',
+            {name: predict(model) for name, model in models.items()},
+            images=batch,
+            memory=True,
+        )
 
 
 NAMES = ('sampling', 'layer', 'backbone', 'train', 'linearity', 'bfloat16', 'detector', 'segmentor')

@@ -15,11 +15,11 @@ from torch import distributed
 from annotations import check_coco_annotations, read_coco
 from mmatm.models.checkpoint import TRUST_FLAG, trust_checkpoints
 
-_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
+_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # where OneDL's differ
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that mmdet's and mmseg's tools have in common."""
+    """The arguments that the tools of mmdet, mmseg and mmpretrain have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -64,7 +64,8 @@ def load_config(args: argparse.Namespace) -> Config:
     try:
         cfg = Config.fromfile(args.config)
     except ModuleNotFoundError as error:
-        sys.exit(_how_to_install(error.name or str(error), args.config))
+        # mmengine gives no name, but a sentence that begins with it.
+        sys.exit(_how_to_install(error.name or str(error).split()[0], args.config))
     scope = cfg.get('default_scope')
     for package in ('mmcv', scope):
         if package and find_spec(package) is None:
@@ -202,7 +203,7 @@ def _datasets(settings: Any) -> Iterator[dict]:
 def _paths(dataset: dict) -> Iterator[Path]:
     """Annotation file and image folders of a dataset, where they are local."""
     root = dataset.get('data_root') or ''
-    prefix = dataset.get('data_prefix') or {}
+    prefix = dataset.get('data_prefix') or dataset.get('split') or {}
     names = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]
     for name in names:
         if name and '://' not in os.path.join(root, name):

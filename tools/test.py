@@ -1,23 +1,30 @@
 #!/usr/bin/env python
-"""Evaluate a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT"""
+"""Evaluate a detector, a segmentor or a classifier: python tools/test.py CONFIG CHECKPOINT"""
 
 import sys
+from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-import mmatm  # noqa: F401  registers ATMNet
 from common import check_data, load_config, make_parser, metrics
+from mmatm.models.checkpoint import EMA_PREFIX
+
+KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # whose predictions are one .pkl file
 
 
 def main() -> None:
-    parser = make_parser('Evaluate a detector or a segmentor')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser = make_parser('Evaluate a detector, a segmentor or a classifier')
+    parser.add_argument(
+        'checkpoint', help='checkpoint file; ema:FILE for the averaged weights that it has beside'
+    )
     parser.add_argument(
         '--out',
-        help='detection: a .pkl file for the predictions; segmentation: a folder for label maps',
+        help='detection, classification: a .pkl file for the predictions; segmentation: a folder '
+        'for label maps',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='folder for pictures with predictions drawn in')
@@ -27,51 +34,67 @@ def main() -> None:
 
     cfg = load_config(args)
     check_data(cfg, 'test_dataloader')
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        sys.exit(f'checkpoint {args.checkpoint} does not exist')
+    checkpoint = args.checkpoint.removeprefix(EMA_PREFIX)
+    if '://' not in checkpoint and not Path(checkpoint).is_file():
+        sys.exit(f'checkpoint {checkpoint} does not exist')
     cfg.load_from = args.checkpoint
-    detection = cfg.get('default_scope') == 'mmdet'
-    if args.out and detection and not args.out.endswith(('.pkl', '.pickle')):
-        sys.exit(f'--out must be a .pkl file for a detector, but is {args.out}')
+    scope = cfg.get('default_scope')
+    if args.out and scope in KINDS and not args.out.endswith(('.pkl', '.pickle')):
+        sys.exit(f'--out must be a .pkl file for a {KINDS[scope]}, but is {args.out}')
 
     if args.show or args.show_dir:
-        hook = cfg.default_hooks.visualization
-        hook.update(draw=True, show=args.show, wait_time=args.wait_time)
-        if args.show_dir and detection:
-            hook.test_out_dir = args.show_dir
-        elif args.show_dir:
-            cfg.visualizer.save_dir = args.show_dir
+        show(cfg, args)
     if args.tta:
         use_tta(cfg)
-    if args.out and not detection:
+    if args.out and scope == 'mmseg':
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
 
     runner = Runner.from_cfg(cfg)
-    if args.out and detection:
+    if args.out and scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    elif args.out and scope == 'mmpretrain':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()
+
+
+def show(cfg: Config, args: Namespace) -> None:
+    """Have predictions drawn, in a window or into a folder."""
+    hook = cfg.default_hooks.visualization
+    hook.update(show=args.show, wait_time=args.wait_time)
+    if cfg.default_scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=args.show_dir)
+        return
+    hook.draw = True
+    if args.show_dir and cfg.default_scope == 'mmdet':
+        hook.test_out_dir = args.show_dir
+    elif args.show_dir:
+        cfg.visualizer.save_dir = args.show_dir
 
 
 def use_tta(cfg: Config) -> None:
     """Wrap the model and the test pipeline for test-time augmentation.
 
-    A detection config without its own ``tta_model`` gets mmdet's with horizontal flips. That merges
-    boxes only, so a mask head is left out and masks are not evaluated.
+    A config without its own ``tta_model`` gets horizontal flips: mmpretrain's averages scores;
+    mmdet's merges boxes only, so a mask head is left out and masks are not evaluated.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        if cfg.get('default_scope') != 'mmdet':
-            sys.exit('--tta needs tta_model and tta_pipeline in the config')
-        cfg.tta_model = dict(
-            type='DetTTAModel',
-            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-        )
         pack = dict(dataset.pipeline[-1])
-        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+        if cfg.default_scope == 'mmdet':
+            cfg.tta_model = dict(
+                type='DetTTAModel',
+                tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+            )
+            pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+        elif cfg.default_scope == 'mmpretrain':
+            cfg.tta_model = dict(type='AverageClsScoreTTA')
+            cfg.test_dataloader.collate_fn = dict(type='pseudo_collate')
+        else:
+            sys.exit('--tta needs tta_model and tta_pipeline in the config')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector or a segmentor: python tools/train.py CONFIG"""
+"""Train a detector, a segmentor or a classifier: python tools/train.py CONFIG"""
 
 import sys
 
@@ -11,7 +11,7 @@ from common import check_classes, check_data, load_config, make_parser
 
 
 def main() -> None:
-    parser = make_parser('Train a detector or a segmentor')
+    parser = make_parser('Train a detector, a segmentor or a classifier')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
         '--auto-scale-lr',

@@ -6,13 +6,10 @@ nothing is pretrained.
 
 _base_ = [
     '../_base_/models/mask_rcnn_atmnet.py',
-    'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/schedules/coco_1x.py',
-    '../_base_/detection_runtime.py',
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/demo_detection.py',
 ]
 
-data_root = 'data/demo/coco/'
-metainfo = dict(classes=('circle', 'triangle', 'square', 'star'))
 num_classes = 4
 channels = 64
 norm_cfg = dict(type='GN', num_groups=16)
@@ -21,8 +18,15 @@ roi_layer = dict(sampling_ratio=1)
 roi_levels = dict(out_channels=channels, finest_scale=28)
 
 model = dict(
-    backbone=dict(arch='xt', drop_path_rate=0.0),
-    neck=dict(out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
+    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
+    # last stage would see 3 x 3 tokens.
+    backbone=dict(
+        arch='xt',
+        out_indices=(0, 1, 2),
+        drop_path_rate=0.0,
+        init_cfg=dict(type='Xavier', layer='Linear'),
+    ),
+    neck=dict(in_channels=[64, 128, 320], out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(
         in_channels=channels,
         feat_channels=channels,
@@ -47,46 +51,3 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(96, 96), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(96, 96), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=1,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
-)
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
-test_evaluator = val_evaluator
-
-max_epochs = 4
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, betas=(0.9, 0.99), fused=True), clip_grad=dict(max_norm=5.0)
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True),
-]
-auto_scale_lr = dict(base_batch_size=4)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=2))
-randomness = dict(seed=0)

@@ -9,10 +9,19 @@ norm_cfg = dict(type='GN', num_groups=16)
 channels = 64
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    backbone=dict(arch='xt', drop_path_rate=0.0),
-    neck=dict(out_channels=channels, norm_cfg=norm_cfg),
+    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
+    # last stage would see 2 x 2 tokens.
+    backbone=dict(
+        arch='xt',
+        out_indices=(0, 1, 2),
+        drop_path_rate=0.0,
+        init_cfg=dict(type='Xavier', layer='Linear'),
+    ),
+    neck=dict(in_channels=[64, 128, 320], out_channels=channels, num_outs=3, norm_cfg=norm_cfg),
     decode_head=dict(
-        in_channels=[channels] * 4,
+        in_channels=[channels] * 3,
+        in_index=[0, 1, 2],
+        feature_strides=[4, 8, 16],
         channels=channels,
         num_classes=5,
         dropout_ratio=0.0,

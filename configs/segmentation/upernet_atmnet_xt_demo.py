@@ -11,8 +11,21 @@ class_weight = [0.2, 1.0, 1.0, 1.0, 1.0]
 head = dict(channels=64, num_classes=5, dropout_ratio=0.0, norm_cfg=norm_cfg)
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    backbone=dict(arch='xt', drop_path_rate=0.0),
-    decode_head=dict(pool_scales=(1, 2), loss_decode=dict(class_weight=class_weight), **head),
+    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
+    # last stage would see 2 x 2 tokens.
+    backbone=dict(
+        arch='xt',
+        out_indices=(0, 1, 2),
+        drop_path_rate=0.0,
+        init_cfg=dict(type='Xavier', layer='Linear'),
+    ),
+    decode_head=dict(
+        in_channels=[64, 128, 320],
+        in_index=[0, 1, 2],
+        pool_scales=(1, 2),
+        loss_decode=dict(class_weight=class_weight),
+        **head,
+    ),
     auxiliary_head=dict(loss_decode=dict(class_weight=class_weight), **head),
 )
 del head

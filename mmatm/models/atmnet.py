@@ -20,7 +20,8 @@ class ATMNet(Trunk, BaseModule):
         arch: ``xt``, ``t``, ``s``, ``b``, ``l``, or a dict with the keys of one of
             :data:`mmatm.models.ARCHS`.
         in_chans: channels of the image.
-        out_indices: stages whose maps are returned, ascending, out of 0 to 3.
+        out_indices: stages whose maps are returned, ascending, out of 0 to 3; a stage after the
+            last of them is not built.
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1).
         frozen_stages: -1 trains everything; ``n >= 0`` freezes the stem and the first ``n``
             stages with their output norms, 4 all of them.
@@ -53,15 +54,11 @@ class ATMNet(Trunk, BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ):
-        super().__init__(arch, in_chans, drop_path_rate)
-        self.init_cfg = init_cfg
         if isinstance(out_indices, str) or not isinstance(out_indices, Sequence):
             raise ValueError(f'out_indices must be a list of stages, but is {out_indices!r}')
-        self.out_indices = tuple(out_indices)
         allowed = range(NUM_STAGES)
-        if not self.out_indices or any(
-            i not in allowed or (n and i <= self.out_indices[n - 1])
-            for n, i in enumerate(self.out_indices)
+        if not out_indices or any(
+            i not in allowed or (n and i <= out_indices[n - 1]) for n, i in enumerate(out_indices)
         ):
             raise ValueError(
                 f'out_indices must be ascending and out of {list(allowed)}, but is {out_indices!r}'
@@ -70,6 +67,10 @@ class ATMNet(Trunk, BaseModule):
             raise ValueError(
                 f'frozen_stages must be from -1 to {NUM_STAGES}, but is {frozen_stages!r}'
             )
+        # What comes after the last output would have no gradient.
+        super().__init__(arch, in_chans, drop_path_rate, num_stages=out_indices[-1] + 1)
+        self.init_cfg = init_cfg
+        self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         for stage in self.stages:
             stage.with_cp = with_cp
@@ -97,8 +98,6 @@ class ATMNet(Trunk, BaseModule):
                 feature = getattr(self, f'norm{i}')(feature)
                 # mmcv's RoI operators read memory as channels first, whatever the strides say.
                 outputs.append(feature.permute(0, 3, 1, 2).contiguous())
-            if i == self.out_indices[-1]:
-                break
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'ATMNet':

@@ -1,4 +1,8 @@
-"""Reading checkpoints without executing them, and translating the published parameter names.
+"""Reading checkpoints without executing them, and translating parameter names.
+
+One tensor has up to three names: the published one, timm's (:class:`.ATMNetClassifier`) and mm's
+(:class:`.ATMNet`, and a head beside it). mm's is the common one that the others translate to; the
+one LayerNorm of a classifier is the backbone's ``norm3`` there.
 
 Importing this module makes mmengine read local, ``http(s)://`` and ``ema:`` checkpoints through
 :func:`read_checkpoint`, so that ``init_cfg``, ``load_from``, ``resume`` and ``load_checkpoint`` all
@@ -9,14 +13,18 @@ import argparse
 import os
 import pickle
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank
+from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ..files import damage
@@ -25,21 +33,43 @@ EMA_PREFIX = 'ema:'
 TRUST_FLAG = '--trust-checkpoint'  # of the tools
 _MAX_NAMES = 8  # names of tensors that one message lists
 
-# Published name (regular expression) -> name here. Each name is matched from its start.
-_RENAMES = [
-    (r'patch_embed\.proj\.', r'stem.'),
-    (r'pos_blocks\.(\d+)\.proj\.', r'stages.\1.peg.'),
-    (r'blocks\.(\d+)\.(\d+)\.offset_layer\.', r'stages.\1.blocks.\2.offset.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.atm_w\.', r'stages.\1.blocks.\2.mixer.width.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.atm_h\.', r'stages.\1.blocks.\2.mixer.height.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.atm_c\.', r'stages.\1.blocks.\2.mixer.channel.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.fusion\.', r'stages.\1.blocks.\2.mixer.gate.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.proj\.', r'stages.\1.blocks.\2.mixer.proj.'),
-    (r'blocks\.(\d+)\.(\d+)\.(norm1|norm2|mlp)\.', r'stages.\1.blocks.\2.\3.'),
-    (r'norm_(\d)\.', r'norm\1.'),
+# The authors' beginning of a name, and mm's. {i} is a stage, {j} a block.
+_TRUNK_NAMES = [
+    ('patch_embed.proj.', 'stem.'),
+    ('pos_blocks.{i}.proj.', 'stages.{i}.peg.'),
+    ('blocks.{i}.{j}.offset_layer.', 'stages.{i}.blocks.{j}.offset.'),
+    ('blocks.{i}.{j}.atm.atm_w.', 'stages.{i}.blocks.{j}.mixer.width.'),
+    ('blocks.{i}.{j}.atm.atm_h.', 'stages.{i}.blocks.{j}.mixer.height.'),
+    ('blocks.{i}.{j}.atm.atm_c.', 'stages.{i}.blocks.{j}.mixer.channel.'),
+    ('blocks.{i}.{j}.atm.fusion.', 'stages.{i}.blocks.{j}.mixer.gate.'),
+    ('blocks.{i}.{j}.atm.proj.', 'stages.{i}.blocks.{j}.mixer.proj.'),
+    ('blocks.{i}.{j}.norm1.', 'stages.{i}.blocks.{j}.norm1.'),
+    ('blocks.{i}.{j}.norm2.', 'stages.{i}.blocks.{j}.norm2.'),
+    ('blocks.{i}.{j}.mlp.', 'stages.{i}.blocks.{j}.mlp.'),
+    ('norm_{i}.', 'norm{i}.'),
 ]
-_DOWNSAMPLE = re.compile(r'blocks\.(\d+)\.\d+\.downsample\.proj\.')
+# The same of a classifier; here the authors and timm agree.
+_CLASSIFIER_NAMES = [('norm.', 'norm3.'), ('head.', 'head.fc.')]
 _OUTPUT_NORM = re.compile(r'norm\d\.')
+_HEAD = 'head.fc.'
+# A tensor that every ATMNet has and no other model.
+_MIXER = re.compile(
+    r'(backbone\.)?(blocks\.0\.0\.atm\.atm_w|stages\.0\.blocks\.0\.mixer\.width)\.weight'
+)
+_AVERAGED = ('model_ema', 'state_dict_ema')  # of the authors, of timm
+
+
+def _compile(source: str, target: str) -> tuple[re.Pattern, str]:
+    pattern = re.sub(r'\\{(\w)\\}', r'(?P<\1>\\d+)', re.escape(source))
+    return re.compile(pattern), re.sub(r'{(\w)}', r'\\g<\1>', target)
+
+
+_TO_MM = [_compile(theirs, mms) for theirs, mms in _TRUNK_NAMES + _CLASSIFIER_NAMES]
+_TRUNK_TO_PUBLISHED = [_compile(mms, theirs) for theirs, mms in _TRUNK_NAMES]
+_CLASSIFIER_FROM_MM = [_compile(mms, theirs) for theirs, mms in _CLASSIFIER_NAMES]
+# Stored with the last block of the stage before it, and with the stage it leads to.
+_PUBLISHED_DOWNSAMPLE = re.compile(r'blocks\.(\d+)\.\d+\.downsample\.proj\.')
+_DOWNSAMPLE = re.compile(r'stages\.(\d+)\.downsample\.')
 
 
 class CheckpointError(RuntimeError):
@@ -61,15 +91,18 @@ def trust_checkpoints(trusted: bool = True) -> None:
 def read_checkpoint(
     filename: str | os.PathLike, map_location: Any = 'cpu', ema: bool = False
 ) -> dict[str, Any]:
-    """Read a checkpoint file with ``weights_only=True`` (but see :func:`trust_checkpoints`).
+    """Read a checkpoint file, ``.safetensors`` or of torch, the latter with ``weights_only=True``
+    (but see :func:`trust_checkpoints`).
 
-    A published ImageNet file, ``{'model': ..., 'model_ema': ..., ...}``, is returned in the mm
-    layout ``{'state_dict': {'backbone.NAME': tensor}}``; every other file as it is.
+    The weights of an ATMNet are returned in the mm layout, ``{'state_dict': {'backbone.NAME':
+    tensor, 'head.fc.weight': tensor, ...}}``, whether the file is the authors' (``model``), timm's
+    (``state_dict`` or nothing around the tensors) or mm's. Files of other models stay as they are.
 
     Args:
         filename: local path or ``http(s)://`` address.
         map_location: see :func:`torch.load`.
-        ema: take the averaged weights, ``model_ema`` or mmengine's ``ema_state_dict``.
+        ema: take the averaged weights: the authors' ``model_ema``, timm's ``state_dict_ema``. Of a
+            run with mmengine's ``EMAHook`` ``state_dict`` has them, with or without ``ema``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -85,15 +118,20 @@ def read_checkpoint(
         if reason := damage(filename):
             raise CheckpointError(f'checkpoint {filename} is damaged: {reason}')
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
-            if remote:
-                checkpoint = torch.hub.load_state_dict_from_url(
-                    filename, map_location=map_location, weights_only=not _trusted
-                )
-            else:
-                checkpoint = torch.load(
-                    filename, map_location=map_location, weights_only=not _trusted
-                )
+        if filename.endswith('.safetensors'):
+            device = 'cpu' if map_location is None or callable(map_location) else map_location
+            with get_local_path(filename) as path:
+                checkpoint = load_file(path, device=str(device))
+        else:
+            with torch.serialization.safe_globals(_safe_globals()):
+                if remote:
+                    checkpoint = torch.hub.load_state_dict_from_url(
+                        filename, map_location=map_location, weights_only=not _trusted
+                    )
+                else:
+                    checkpoint = torch.load(
+                        filename, map_location=map_location, weights_only=not _trusted
+                    )
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
@@ -102,7 +140,10 @@ def read_checkpoint(
             f'tensors and plain data, which could execute code ({what}). If you trust where it '
             f'comes from, pass {TRUST_FLAG} to the tool, or call mmatm.models.trust_checkpoints()'
         ) from None
-    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
+    except (
+        *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError),
+        SafetensorError,
+    ) as error:
         reason = str(error).split('\n')[0] or type(error).__name__
         raise CheckpointError(f'checkpoint {filename} is damaged or incomplete: {reason}') from None
     if not isinstance(checkpoint, Mapping):
@@ -137,22 +178,42 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:
-    imagenet = 'state_dict' not in checkpoint and isinstance(checkpoint.get('model'), Mapping)
-    if ema:
-        key = 'model_ema' if imagenet else 'ema_state_dict'
-        if not isinstance(checkpoint.get(key), Mapping):
-            raise CheckpointError(
-                f'checkpoint {filename} has no averaged weights: expected {key!r} beside '
-                f'{sorted(map(str, checkpoint))[:_MAX_NAMES]}'
-            )
-        weights = checkpoint[key]
-    elif imagenet:
-        weights = checkpoint['model']
-    else:
+    # EMAHook swaps: what mmengine calls ema_state_dict are then the weights before averaging.
+    averaged = [key for key in ('ema_state_dict', *_AVERAGED) if _is_mapping(checkpoint.get(key))]
+    if ema and not averaged:
+        raise CheckpointError(
+            f'checkpoint {filename} has no averaged weights: expected model_ema, state_dict_ema or '
+            f'ema_state_dict beside {_names(sorted(map(str, checkpoint)))}'
+        )
+    if ema and averaged[0] in _AVERAGED:
+        checkpoint = {'state_dict': checkpoint[averaged[0]]}
+    key = next((k for k in ('state_dict', 'model') if _is_mapping(checkpoint.get(k))), None)
+    weights = {str(name): value for name, value in (checkpoint[key] if key else checkpoint).items()}
+    weights = clean_state_dict(weights)  # of the prefixes of torch's wrappers
+    if not is_atmnet(weights):
         return checkpoint
-    weights = {re.sub(r'^module\.', '', name): tensor for name, tensor in weights.items()}
-    prefix = 'backbone.' if imagenet else ''
-    return {'state_dict': {prefix + name: tensor for name, tensor in weights.items()}}
+    if not _is_whole_mm_model(weights):
+        weights = {
+            own if own.startswith(_HEAD) else f'backbone.{own}': value
+            for own, value in ((translate_name(name), value) for name, value in weights.items())
+        }
+    elif key == 'state_dict':
+        return checkpoint
+    rest = {k: v for k, v in checkpoint.items() if k != key} if key else {}
+    return {**rest, 'state_dict': weights}
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_whole_mm_model(names: Iterable[str]) -> bool:
+    return any(name.startswith('backbone.') for name in names)
+
+
+def is_atmnet(names: Iterable[str]) -> bool:
+    """Whether these are names of an ATMNet's tensors, in any of the layouts."""
+    return any(_MIXER.fullmatch(name) for name in names)
 
 
 @CheckpointLoader.register_scheme(prefixes=('', 'http://', 'https://', EMA_PREFIX), force=True)
@@ -170,54 +231,93 @@ def load_from_mmatm(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def translate_name(name: str) -> str:
-    """The name here of a published backbone or classifier parameter; other names unchanged."""
-    if match := _DOWNSAMPLE.match(name):  # stored with the stage before it
+    """The name in mm of a parameter of the authors' or timm's models; other names unchanged.
+
+    ``backbone.`` before it is left out. The head's names are mmpretrain's, ``head.fc.weight``.
+    """
+    if name.startswith(_HEAD):
+        return name
+    if match := _PUBLISHED_DOWNSAMPLE.match(name):
         return f'stages.{int(match[1]) + 1}.downsample.{name[match.end() :]}'
-    for pattern, replacement in _RENAMES:
-        name, count = re.subn(f'^{pattern}', replacement, name)
-        if count:
-            break
+    return _rename(name, _TO_MM)
+
+
+def timm_name(name: str) -> str:
+    """The inverse of :func:`translate_name` for timm's names."""
+    return _rename(name, _CLASSIFIER_FROM_MM)
+
+
+def published_name(name: str, depths: Sequence[int], classifier: bool) -> str:
+    """The inverse of :func:`translate_name` for the authors' names.
+
+    Args:
+        name: mm's name, without ``backbone.``.
+        depths: blocks of every stage.
+        classifier: whether the model is a classifier, or a backbone for dense prediction.
+    """
+    if match := _DOWNSAMPLE.match(name):
+        stage = int(match[1]) - 1
+        return f'blocks.{stage}.{depths[stage] - 1}.downsample.proj.{name[match.end() :]}'
+    return _rename(name, (_CLASSIFIER_FROM_MM if classifier else []) + _TRUNK_TO_PUBLISHED)
+
+
+def _rename(name: str, table: Iterable[tuple[re.Pattern, str]]) -> str:
+    for pattern, replacement in table:
+        if match := pattern.match(name):
+            return match.expand(replacement) + name[match.end() :]
     return name
 
 
-def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: nn.Module) -> None:
-    """Make ``state_dict`` hold, under ``prefix``, exactly the tensors of the backbone ``module``.
+def select_names(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """For each of ``names`` that is one of ``wanted`` in another layout, the wanted name.
 
-    Published names are translated, tensors that are not the backbone's are dropped with one log
-    line. Output norms that an ImageNet file does not have keep their initial values.
+    Both may be in any layout; of a whole mm model the neck and other heads are never wanted.
+    """
+    own = {translate_name(name): name for name in wanted}
+    names = list(names)
+    if not _is_whole_mm_model(names):
+        translated = {name: translate_name(name) for name in names}
+    else:
+        translated = {
+            name: translate_name(name.removeprefix('backbone.'))
+            for name in names
+            if name.startswith(('backbone.', _HEAD))
+        }
+    return {name: own[common] for name, common in translated.items() if common in own}
+
+
+def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: nn.Module) -> None:
+    """Make ``state_dict`` hold, under ``prefix``, exactly the tensors of the ATMNet ``module``.
+
+    Names are translated from any layout, tensors that are not the module's are dropped with one log
+    line. The output norms 0 to 2, which a classifier does not have, keep their initial values if
+    the checkpoint is a classifier's. A missing head is left for torch to report.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape; the message names it.
     """
     expected = dict(module.named_parameters()) | dict(module.named_buffers())
     found = {k[len(prefix) :]: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
-    dropped: list[str] = []
-    if not prefix and any(name.startswith('backbone.') for name in found):  # a whole mm model
-        dropped = [name for name in found if not name.startswith('backbone.')]
-        found = {k.removeprefix('backbone.'): v for k, v in found.items() if k not in dropped}
-
+    selected = select_names(found, expected)
     weights: dict[str, Any] = {}
-    for name, value in found.items():
-        own_name = translate_name(name)
-        own = expected.get(own_name)
-        if own is None:
-            if not _OUTPUT_NORM.match(own_name):  # of a level that this backbone does not return
-                dropped.append(name)
-            continue
+    for name, own_name in selected.items():
+        value, own = found[name], expected[own_name]
         if isinstance(value, Tensor) and value.shape == (*own.shape, 1, 1):  # 1x1 convolution
             value = value.flatten(1)
         weights[own_name] = value
 
+    norms = {n for name in found if _OUTPUT_NORM.match(n := _common(name))}
     missing = sorted(expected.keys() - weights.keys())
-    if not any(_OUTPUT_NORM.match(translate_name(name)) for name in found):
+    if norms == {'norm3.weight', 'norm3.bias'}:  # a classifier
         fresh = [name for name in missing if _OUTPUT_NORM.match(name)]
         missing = [name for name in missing if name not in fresh]
         if fresh and not missing:
             _log(f'not in the checkpoint, left as initialised: {_names(fresh)}')
+    missing = [name for name in missing if not translate_name(name).startswith(_HEAD)]
     if missing:
         raise CheckpointError(
-            f'the checkpoint lacks {len(missing)} of {len(expected)} tensors of this ATMNet '
-            f'backbone: {_names(missing)}; it holds {_names(found) or "no tensor for it"}'
+            f'the checkpoint lacks {len(missing)} of {len(expected)} tensors of this ATMNet: '
+            f'{_names(missing)}; it holds {_names(found) or "no tensor for it"}'
         )
     wrong = [
         f'{name} is {_shape(value)}, expected {_shape(expected[name])}'
@@ -226,12 +326,18 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
     ]
     if wrong:
         raise CheckpointError(
-            f'{len(wrong)} tensors of the checkpoint have another shape than this ATMNet backbone '
+            f'{len(wrong)} tensors of the checkpoint have another shape than those of this ATMNet '
             f'(another arch?): {_names(wrong)}'
         )
+    # Output norms of levels that this model does not have are expected, and not worth a line.
+    dropped = [n for n in found if n not in selected and not _OUTPUT_NORM.match(_common(n))]
     if dropped:
-        _log(f"{len(dropped)} tensors are not the backbone's, dropped: {_names(dropped)}")
+        _log(f'{len(dropped)} tensors are not of this model, dropped: {_names(dropped)}')
     state_dict.update((prefix + name, value) for name, value in weights.items())
+
+
+def _common(name: str) -> str:
+    return translate_name(name.removeprefix('backbone.'))
 
 
 def _shape(value: Any) -> str:

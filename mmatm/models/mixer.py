@@ -6,6 +6,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from ..ops import active_sample, active_sample_mean
+from .linear import Linear, linear, linear_is_convolution
 
 
 class ActiveTokenMixer(nn.Module):
@@ -32,11 +33,11 @@ class ActiveTokenMixer(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
-        self.width = nn.Linear(dim, dim)
-        self.height = nn.Linear(dim, dim)
-        self.channel = nn.Linear(dim, dim, bias=False)
+        self.width = Linear(dim, dim)
+        self.height = Linear(dim, dim)
+        self.channel = Linear(dim, dim, bias=False)
         self.gate = Mlp(dim, dim // 4, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` in tokens, to ``[B, H, W, C]``."""
@@ -56,14 +57,17 @@ class ActiveTokenMixer(nn.Module):
         gate = self._gate(F.linear(mean, weight, self.width.bias + self.height.bias))
 
         gated = gate.unsqueeze(-1) * weight.unflatten(1, (3, self.dim))  # [B, C, 3, C]
-        folded = (self.proj.weight @ gated.flatten(2)).transpose(1, 2)  # [B, 3C, C]
+        folded = self.proj.weight @ gated.flatten(2)  # [B, C, 3C]
         bias = gate[..., 0] * self.width.bias + gate[..., 1] * self.height.bias
-        bias = self.proj(bias).unsqueeze(1)
-        folded_samples, folded_tokens = folded.split([2 * self.dim, self.dim], dim=1)
-        out = torch.baddbmm(bias, samples, folded_samples)
+        bias = self.proj(bias)
+        for_samples, for_tokens = folded.split([2 * self.dim, self.dim], dim=2)
+        if linear_is_convolution(x):
+            images = zip(samples, tokens, for_samples, for_tokens, bias, strict=True)
+            return torch.stack([linear(s, ws, b) + linear(t, wt) for s, t, ws, wt, b in images])
+        out = torch.baddbmm(bias.unsqueeze(1), samples, for_samples.mT)
         if out.dtype == tokens.dtype:
-            return out.baddbmm_(tokens, folded_tokens)  # saves a copy
-        return torch.baddbmm(out, tokens, folded_tokens)
+            return out.baddbmm_(tokens, for_tokens.mT)  # saves a copy
+        return torch.baddbmm(out, tokens, for_tokens.mT)
 
     def _mix_branches(self, x: Tensor, offset: Tensor) -> Tensor:
         samples, tokens = active_sample(x, offset).flatten(1, 2), x.flatten(1, 2)

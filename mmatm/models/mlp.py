@@ -1,8 +1,10 @@
 """The channel MLP of a block, without its large temporaries on a CPU."""
 
 import torch
-from timm.layers import Mlp
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import Linear, linear, linear_backward
 
 # From about this size on a hidden map leaves the cache, and its memory goes back to the system when
 # it is freed, so that every use pays for new pages: that costs as much as computing it twice.
@@ -10,33 +12,40 @@ _LARGE = 8 * 2**20
 _TILE = 4 * 2**20  # hidden bytes at a time, so that they stay in the cache
 
 
-class ChannelMlp(Mlp):
+class ChannelMlp(nn.Module):
     """Linear, GELU, linear, along the channels of ``[..., C]``.
 
-    Same parameters and same function as timm's ``Mlp``. On a CPU a large map is taken in tiles of
-    tokens: the hidden map, several times as large as the input, then never exists as a whole, and
-    training stores the input alone and computes the hidden tiles again in the backward pass.
+    On a CPU a large map is taken in tiles of tokens: the hidden map, several times as large as the
+    input, then never exists as a whole, and training stores the input alone and computes the hidden
+    tiles again in the backward pass.
+
+    Args:
+        dim: channels ``C``.
+        hidden_dim: channels between the two layers.
     """
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        hidden_bytes = x.numel() // x.shape[-1] * self.fc1.out_features * x.element_size()
+        token_bytes = self.fc1.out_features * x.element_size()
         if (
             x.device.type != 'cpu'
-            or hidden_bytes < _LARGE
+            or x.numel() // x.shape[-1] * token_bytes < _LARGE
             or torch.compiler.is_compiling()
             or torch.jit.is_tracing()
             or torch.is_autocast_enabled('cpu')
         ):
-            return super().forward(x)
-        tile = max(1, _TILE // (self.fc1.out_features * x.element_size()))
-        return _TiledMlp.apply(
-            x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, tile
-        )
+            return self.fc2(F.gelu(self.fc1(x)))
+        parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        return _TiledMlp.apply(x, *parameters, max(1, _TILE // token_bytes))
 
 
 class _TiledMlp(torch.autograd.Function):
-    """``gelu(x @ w1.T + b1) @ w2.T + b2`` for ``tile`` tokens at a time."""
+    """``linear(gelu(linear(x, w1, b1)), w2, b2)`` for ``tile`` tokens at a time."""
 
     @staticmethod
     def forward(
@@ -44,34 +53,29 @@ class _TiledMlp(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.tile = tile
-        tokens = x.reshape(-1, x.shape[-1])
-        out = torch.empty(len(tokens), len(w2), dtype=x.dtype)
-        hidden = torch.empty(tile, len(w1), dtype=x.dtype)
-        for part, result in zip(tokens.split(tile), out.split(tile), strict=True):
-            h = hidden[: len(part)]
-            torch.addmm(b1, part, w1.t(), out=h)
-            torch.ops.aten.gelu_(h)
-            torch.addmm(b2, h, w2.t(), out=result)
-        return out.view(*x.shape[:-1], -1)
+        out = torch.empty(*x.shape[:-1], len(w2), dtype=x.dtype)
+        for part, result in zip(
+            x.flatten(0, -2).split(tile), out.flatten(0, -2).split(tile), strict=True
+        ):
+            hidden = torch.ops.aten.gelu_(linear(part, w1, b1))
+            result.copy_(linear(hidden, w2, b2))
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
-        tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, len(w2))
+        tokens, grad = x.flatten(0, -2), grad.reshape(-1, len(w2))
         grad_x = torch.empty_like(tokens)
-        grad_w1, grad_b1, grad_w2 = (torch.zeros_like(p) for p in (w1, b1, w2))
-        buffers = [torch.empty(ctx.tile, len(w1), dtype=x.dtype) for _ in range(3)]
-        for part, grad_part, grad_x_part in zip(
+        totals = [torch.zeros_like(p) for p in (w1, b1, w2, grad[0])]
+        for part, grad_part, result in zip(
             tokens.split(ctx.tile), grad.split(ctx.tile), grad_x.split(ctx.tile), strict=True
         ):
-            h, g, grad_g = (buffer[: len(part)] for buffer in buffers)
-            torch.addmm(b1, part, w1.t(), out=h)
-            torch.ops.aten.gelu.out(h, out=g)
-            grad_w2.addmm_(grad_part.t(), g)
-            torch.mm(grad_part, w2, out=grad_g)
-            grad_h = torch.ops.aten.gelu_backward.grad_input(grad_g, h, grad_input=g)
-            grad_w1.addmm_(grad_h.t(), part)
-            grad_b1 += grad_h.sum(0)
-            torch.mm(grad_h, w1, out=grad_x_part)
-        return grad_x.view_as(x), grad_w1, grad_b1, grad_w2, grad.sum(0), None
+            hidden = linear(part, w1, b1)
+            grad_active, grad_w2, grad_b2 = linear_backward(grad_part, F.gelu(hidden), w2)
+            grad_hidden = torch.ops.aten.gelu_backward(grad_active, hidden)
+            grad_part_x, grad_w1, grad_b1 = linear_backward(grad_hidden, part, w1)
+            result.copy_(grad_part_x)
+            for total, increment in zip(totals, (grad_w1, grad_b1, grad_w2, grad_b2), strict=True):
+                total += increment
+        return grad_x.view_as(x), *totals, None

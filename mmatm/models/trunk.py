@@ -9,6 +9,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .linear import Linear
 from .mixer import ActiveTokenMixer
 from .mlp import ChannelMlp
 
@@ -88,7 +89,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.offset = (
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim // share))
+            nn.Sequential(nn.LayerNorm(dim), Linear(dim, 2 * dim // share))
             if generates_offset
             else None
         )
@@ -162,6 +163,7 @@ class Trunk(nn.Module):
         in_chans: channels of the image.
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1); it
             grows linearly from 0 at the first block.
+        num_stages: stages to build, from the first on.
 
     Raises:
         ValueError: an argument is outside what is allowed.
@@ -170,14 +172,18 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self, arch: str | Mapping[str, Any] = 't', in_chans: int = 3, drop_path_rate: float = 0.0
+        self,
+        arch: str | Mapping[str, Any] = 't',
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        num_stages: int = NUM_STAGES,
     ):
         super().__init__()
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), but is {drop_path_rate!r}')
         self.arch = resolve_arch(arch)
         depths, self.widths = self.arch['depths'], tuple(self.arch['widths'])
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))
 
         self.stem = nn.Conv2d(in_chans, self.widths[0], 7, stride=4, padding=2)
         self.stages = nn.ModuleList(
@@ -190,7 +196,7 @@ class Trunk(nn.Module):
                 drop_paths=rates[i].tolist(),
                 interval=self.arch['interval'],
             )
-            for i in range(NUM_STAGES)
+            for i in range(num_stages)
         )
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
@@ -228,8 +234,9 @@ class Trunk(nn.Module):
             stage, part, *rest = rest
             block = int(rest[0]) if part == 'blocks' else 0
             return 1 + sum(depths[: int(stage)]) + block, layers
-        if first in (f'norm{i}' for i in range(NUM_STAGES)):
-            return sum(depths[: int(first[-1]) + 1]), layers
+        if first.startswith('norm'):  # norm0 to norm3, or the one norm of a classifier
+            stage = int(first.removeprefix('norm') or NUM_STAGES - 1)
+            return sum(depths[: stage + 1]), layers
         return layers - 1, layers
 
 

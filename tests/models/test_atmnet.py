@@ -76,7 +76,7 @@ def test_any_size(size):
         height, width = (height + 1) // 2, (width + 1) // 2
 
 
-def test_out_indices_create_only_the_norms_they_need():
+def test_out_indices_create_only_what_they_need():
     torch.manual_seed(0)
     full = ATMNet(TINY)
     model = ATMNet(TINY, out_indices=(0, 2))
@@ -84,13 +84,15 @@ def test_out_indices_create_only_the_norms_they_need():
         'norm0',
         'norm2',
     }
+    assert len(model.stages) == 3
     model.load_state_dict(full.state_dict())
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(image), full(image)[::2])
 
 
-def test_every_parameter_has_a_gradient():
-    model = ATMNet(TINY)
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2)])
+def test_every_parameter_has_a_gradient(out_indices):
+    model = ATMNet(TINY, out_indices=out_indices)
     sum(level.square().sum() for level in model(torch.randn(2, 3, 64, 64))).backward()
     assert all(p.grad is not None for p in model.parameters())
 

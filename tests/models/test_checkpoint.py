@@ -2,18 +2,19 @@
 
 import argparse
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
+from safetensors.torch import save_file
 from torch import nn
 
-from mmatm.models import ATMNet, CheckpointError, read_checkpoint
-from mmatm.models.checkpoint import translate_name
+from mmatm.models import ARCHS, ATMNet, CheckpointError, read_checkpoint
+from mmatm.models.checkpoint import published_name, translate_name
 from reference import published_state_dict
 
+BOTH = ('weight', 'bias')
 IMAGE = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 
 
@@ -43,12 +44,21 @@ def load(path, **init_cfg):
 
 
 def same_trunk(one, other):
-    """Whether all but the output norms agree (ImageNet files have none)."""
+    """Whether all agrees but the output norms, of which an ImageNet file has norm3 alone."""
     state = other.state_dict()
     return all(
         torch.equal(value, state[name])
         for name, value in one.state_dict().items()
         if not name.startswith('norm')
+    )
+
+
+def has_norm_of(model, classifier):
+    """Whether norm3 is the classifier's norm, and the others are as initialised."""
+    state = model.state_dict()
+    return torch.equal(state['norm3.weight'], classifier['norm.weight']) and all(
+        state[f'norm{i}.weight'].eq(1).all() and state[f'norm{i}.bias'].eq(0).all()
+        for i in range(3)
     )
 
 
@@ -69,9 +79,12 @@ def test_names_translate_one_to_one():
             assert len(own) == len(names)
             expected = {n for n, _ in ATMNet(arch).named_parameters()}
             if head:
-                assert own - expected == {'norm.weight', 'norm.bias', 'head.weight', 'head.bias'}
-                expected = {n for n in expected if not n.startswith('norm')}
-            assert expected <= own
+                assert own - expected == {'head.fc.weight', 'head.fc.bias'}
+                assert expected - own == {f'norm{i}.{n}' for i in range(3) for n in BOTH}
+            else:
+                assert own == expected
+            depths = ARCHS[arch]['depths']
+            assert {published_name(translate_name(n), depths, head) for n in names} == set(names)
 
 
 def test_imagenet_file(tmp_path, backbone, classifier):
@@ -88,6 +101,7 @@ def test_imagenet_file(tmp_path, backbone, classifier):
     )
     trained = load(path)
     assert same_trunk(trained, backbone)
+    assert has_norm_of(trained, classifier)
     averaged = load(path, ema=True)
     torch.testing.assert_close(averaged.stem.weight, backbone.stem.weight + 1)
     loaded = ATMNet('xt')
@@ -96,6 +110,7 @@ def test_imagenet_file(tmp_path, backbone, classifier):
     detector = Detector(ATMNet('xt'))
     load_checkpoint(detector, path)
     assert same_trunk(detector.backbone, backbone)
+    assert has_norm_of(detector.backbone, classifier)
     load_checkpoint(detector, f'ema:{path}')
     assert same_trunk(detector.backbone, averaged)
 
@@ -128,9 +143,10 @@ def test_own_file_of_mmengine(tmp_path, backbone):
         'meta': {'epoch': 3},
         'state_dict': Detector(backbone).state_dict(),
         'message_hub': {'log_scalars': {'train/loss': history}},
+        # EMAHook puts the averages into state_dict, and what was averaged here.
         'ema_state_dict': {
             'steps': torch.tensor(3),
-            **{f'module.{k}': v for k, v in Detector(backbone).state_dict().items()},
+            **{f'module.{k}': v + 1 for k, v in Detector(backbone).state_dict().items()},
         },
     }
     path = save(tmp_path, content)
@@ -159,7 +175,7 @@ def test_head_is_dropped_with_one_line(tmp_path, classifier, monkeypatch):
     )
     load(save(tmp_path, {'model': classifier}))
     assert len([line for line in lines if 'dropped' in line]) == 1
-    assert any('head.weight' in line for line in lines)
+    assert any('head.fc.weight' in line for line in lines)
     assert any('norm0.weight' in line for line in lines)  # left as initialised
 
 
@@ -176,6 +192,25 @@ def test_missing_norm_is_named(tmp_path):
     del state['norm_2.bias']
     with pytest.raises(CheckpointError, match=r'norm2\.bias'):
         load(save(tmp_path, state))
+
+
+@pytest.mark.parametrize('name', ['norm.weight', 'blocks.0.1.norm1.bias'])
+def test_missing_norm_of_a_classifier_is_named(tmp_path, classifier, name):
+    state = {k: v for k, v in classifier.items() if k != name}
+    with pytest.raises(CheckpointError, match=translate_name(name).replace('.', r'\.')):
+        load(save(tmp_path, {'model': state}))
+
+
+def test_missing_norms_are_only_left_to_a_classifier(tmp_path):
+    state = {k: v for k, v in published_state_dict('xt').items() if 'norm_0' not in k}
+    with pytest.raises(CheckpointError, match=r'lacks 2 .*norm0\.bias, norm0\.weight'):
+        load(save(tmp_path, state))
+
+
+def test_files_of_other_models_stay_as_they_are(tmp_path):
+    state = {'patch_embed.proj.weight': torch.zeros(2), 'norm.weight': torch.ones(1)}
+    for content in (state, {'model': state, 'epoch': 1}, {'state_dict': state}, {1: 2}):
+        torch.testing.assert_close(read_checkpoint(save(tmp_path, content)), content)
 
 
 def test_wrong_shape_is_named(tmp_path):
@@ -237,11 +272,15 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, classifier, legacy):
 
 
 @pytest.mark.parametrize('keep', [0, 1, 1000, -1000])
-def test_truncated_file_is_an_error(tmp_path, keep):
-    path = Path(save(tmp_path, {'model': {'x': torch.zeros(5000)}}))
-    (tmp_path / 'cut.pth').write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r'cut\.pth'):
-        read_checkpoint(tmp_path / 'cut.pth')
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_truncated_file_is_an_error(tmp_path, suffix, keep):
+    path = tmp_path / 'whole'
+    state = {'x': torch.zeros(5000)}
+    torch.save({'model': state}, path) if suffix == 'pth' else save_file(state, path)
+    cut = tmp_path / f'cut.{suffix}'
+    cut.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=rf'cut\.{suffix}'):
+        read_checkpoint(cut)
 
 
 def test_missing_file(tmp_path):

@@ -30,3 +30,20 @@ def test_tiles_equal_the_whole(tokens, monkeypatch):
 def test_small_maps_take_the_plain_way():
     out = ChannelMlp(6, 24)(torch.randn(2, 3, 3, 6))
     assert 'TiledMlp' not in out.grad_fn.name()
+
+
+def test_float32_tiles_agree_with_float64(monkeypatch):
+    torch.manual_seed(0)
+    tiled = ChannelMlp(32, 64)
+    monkeypatch.setattr(mlp, '_LARGE', 0)
+    monkeypatch.setattr(mlp, '_TILE', 4 * 64 * 800)
+    x = torch.randn(2, 35, 30, 32, requires_grad=True)
+    out = tiled(x)
+    cotangent = torch.randn_like(out)
+    grads = torch.autograd.grad(out, (x, *tiled.parameters()), cotangent)
+    tiled.double()
+    expected = tiled(x.double())
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    expected_grads = torch.autograd.grad(expected, (x, *tiled.parameters()), cotangent.double())
+    for grad, wanted in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad.double(), wanted.double(), rtol=1e-4, atol=1e-4)

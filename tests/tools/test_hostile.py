@@ -48,6 +48,7 @@ def commands(tool, file, options, picture):
                  f'model.backbone.init_cfg.checkpoint={file}'],
         'demo': ['tools/image_demo.py', picture, DETECTOR, file,
                  '--out-dir', file.parent / 'found', '--device', 'cpu'],
+        'convert': ['tools/convert_checkpoint.py', file, file.parent / 'weights.pth'],
     }[tool]  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def picture(demo_data):
     return next(demo_data.glob('coco/val2017/*'))
 
 
-@pytest.mark.parametrize('tool', ['test', 'resume', 'auto', 'load', 'init', 'demo'])
+@pytest.mark.parametrize('tool', ['test', 'resume', 'auto', 'load', 'init', 'demo', 'convert'])
 def test_code_in_a_checkpoint_is_not_run(tool, spoilt, options, picture, tmp_path):
     file = spoilt(payload=Code(tmp_path / 'executed'))
     printed = run(*commands(tool, file, options, picture), code=1)
@@ -72,7 +73,7 @@ def test_text_that_mmengine_would_execute_is_not_run(spoilt, options, tmp_path):
     assert not (tmp_path / 'executed').exists()
 
 
-@pytest.mark.parametrize('tool', ['test', 'auto', 'demo'])
+@pytest.mark.parametrize('tool', ['test', 'auto', 'demo', 'convert'])
 def test_trusted_objects_are_read(tool, spoilt, options, picture):
     file = spoilt(place=pathlib.PurePosixPath('somewhere'))
     command = commands(tool, file, options, picture)

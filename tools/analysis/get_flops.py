@@ -23,6 +23,8 @@ from mmatm.models import ActiveTokenMixer
 
 aten = torch.ops.aten
 
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
+
 
 def _elements(of_input: float, of_output: float = 0) -> Callable[..., float]:
     """A count proportional to the elements of an operator's input and output."""
@@ -55,7 +57,8 @@ def main() -> None:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='image size (default: 800 1280 for detection, 512 512 for segmentation)',
+        help='image size (default: 800 1280 for detection, 512 512 for segmentation, 224 224 for '
+        'classification)',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in tools/train.py')
     parser.add_argument('--json', action='store_true', help='print exact numbers as JSON')
@@ -66,7 +69,7 @@ def main() -> None:
         parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    shape = args.shape or ((800, 1280) if cfg.default_scope == 'mmdet' else (512, 512))
+    shape = args.shape or SHAPES[cfg.default_scope]
     result = complexity(cfg, *shape)
     if args.json:
         print(json.dumps(result))

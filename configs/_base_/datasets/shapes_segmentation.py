@@ -24,6 +24,7 @@ train_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', reduce_zero_label=True),
             dict(type='Resize', scale=size, keep_ratio=False),
+            dict(type='RandomRotate', prob=0.7, degree=45.0, seg_pad_val=255),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(type='RandomFlip', prob=0.5, direction='vertical'),
             dict(type='PackSegInputs'),

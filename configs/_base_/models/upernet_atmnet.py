@@ -4,19 +4,9 @@ mmseg's own base files cannot be named here as ``mmseg::...``: OneDL's release o
 under that name.
 """
 
+_base_ = './segmentor_atmnet.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
-    backbone=dict(type='ATMNet', arch='t', drop_path_rate=0.1),
     decode_head=dict(
         type='UPerHead',
         in_channels=[64, 128, 320, 512],
@@ -42,6 +32,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )

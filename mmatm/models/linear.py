@@ -1,0 +1,71 @@
+"""Linear layers that use the faster matrix products of a CPU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` for ``[..., K]``, computed by :func:`linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., K]`` to ``[..., N]``."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear(x, weight, bias)`` of ``x [..., K]``, ``weight [N, K]`` and ``bias [N]``.
+
+    On x86 torch hands linear layers to MKL and convolutions to oneDNN. MKL leaves half of an AMD
+    processor's vector width unused, oneDNN does not, so a large product is written as a
+    convolution with a 1x1 kernel; on other processors both are as fast.
+    """
+    if not linear_is_convolution(x):
+        return F.linear(x, weight, bias)
+    out = F.conv2d(_row(x), weight[..., None, None], bias)
+    return _tokens(out).view(*x.shape[:-1], -1)
+
+
+def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The backward pass of :func:`linear`.
+
+    Args:
+        grad: gradient of the output, ``[M, N]``.
+        x: input, ``[M, K]``.
+        weight: ``[N, K]``.
+
+    Returns:
+        the gradients of ``x``, ``weight`` and the bias.
+    """
+    if not linear_is_convolution(x):
+        return grad @ weight, grad.mT @ x, grad.sum(0)
+    grad_row, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        _row(grad), _row(x), weight[..., None, None], [len(weight)],
+        [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, True],
+    )  # fmt: skip
+    return _tokens(grad_row), grad_weight.flatten(1), grad_bias
+
+
+def _row(x: Tensor) -> Tensor:
+    """Tokens ``[..., K]`` as one row of a picture ``[1, K, 1, M]``, channels last in memory."""
+    return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+
+
+def _tokens(row: Tensor) -> Tensor:
+    return row.permute(0, 2, 3, 1).reshape(-1, row.shape[1])
+
+
+def linear_is_convolution(x: Tensor) -> bool:
+    """Whether :func:`linear` of ``x`` is computed as a convolution."""
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        # oneDNN rearranges the weights at every call, which few tokens do not repay.
+        and x.numel() >= 128 * x.shape[-1]
+        and x.numel() > 20480  # torch hands smaller convolutions to MKL as well
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled('cpu')
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )

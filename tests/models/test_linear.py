@@ -1,0 +1,55 @@
+"""Linear layers as convolutions against PyTorch's own, in outputs and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmatm.models.linear import Linear, linear, linear_backward, linear_is_convolution
+
+convolves = pytest.mark.skipif(
+    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
+    reason='torch was built without MKL or without oneDNN',
+)
+
+
+@convolves
+def test_which_products_are_convolutions():
+    large = torch.zeros(1, 20, 20, 64)
+    assert linear_is_convolution(large)
+    assert not linear_is_convolution(large[:, :4])
+    assert not linear_is_convolution(large.double())
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not linear_is_convolution(large)
+
+
+@pytest.mark.parametrize('size', [(2, 33, 17), (1100,), (1, 2), (2, 1, 700)])
+@pytest.mark.parametrize('bias', [True, False])
+def test_equals_f_linear(size, bias):
+    torch.manual_seed(0)
+    layer = Linear(32, 48, bias=bias)
+    x = torch.randn(*size, 32, requires_grad=True)
+    out, expected = layer(x), F.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    inputs, cotangent = (x, *layer.parameters()), torch.randn_like(out)
+    grads = torch.autograd.grad(out, inputs, cotangent)
+    expected_grads = torch.autograd.grad(expected, inputs, cotangent)
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-4, atol=1e-4)
+
+
+def test_any_strides():
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 40, 60, 32).transpose(1, 2), torch.randn(8, 32)
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-5)
+    part, weight = x[..., 5:21], weight[:, 3:19]
+    torch.testing.assert_close(linear(part, weight), F.linear(part, weight), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('tokens', [900, 3])
+def test_backward(tokens):
+    torch.manual_seed(0)
+    x, weight = torch.randn(tokens, 32), torch.randn(24, 32, requires_grad=True)
+    bias, grad = torch.zeros(24, requires_grad=True), torch.randn(tokens, 24)
+    x.requires_grad_()
+    expected = torch.autograd.grad(F.linear(x, weight, bias), (x, weight, bias), grad)
+    grads = linear_backward(grad, x.detach(), weight.detach())
+    torch.testing.assert_close(grads, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,174 @@
+#!/usr/bin/env python
+"""Checkpoints between layouts: python tools/convert_checkpoint.py SRC DST [--to mm|timm|published]
+
+SRC is a file of the authors, of timm or of mm, holding an ATMNet or a detector or segmentor on one.
+DST ends in .pth or .safetensors; the beginning of the file's SHA-256 is added to its name. Only the
+weights are written: all of them, but for the heads and output norms that timm's model does not
+have, and the heads of detectors and segmentors, for which the authors have no names.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common import add_trust_flag
+from mmatm.models import ARCHS, ATMNet, CheckpointError, read_checkpoint
+from mmatm.models.checkpoint import (
+    adapt_state_dict,
+    is_atmnet,
+    published_name,
+    timm_name,
+    translate_name,
+)
+
+SUFFIXES = ('.pth', '.safetensors')
+_BACKBONE, _HEAD = 'backbone.', 'head.fc.'
+
+
+def main() -> None:
+    first, _, rest = __doc__.partition('\n')
+    parser = argparse.ArgumentParser(description=first, epilog=rest)
+    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument('dst', help='file to write, .pth or .safetensors')
+    parser.add_argument('--to', choices=['mm', 'timm', 'published'], default='mm')
+    parser.add_argument('--ema', action='store_true', help='take the averaged weights')
+    add_trust_flag(parser)
+    args = parser.parse_args()
+    dst = Path(args.dst)
+    if dst.suffix not in SUFFIXES:
+        sys.exit(f'DST must end in {" or ".join(SUFFIXES)}, but is {dst}')
+    if not dst.parent.is_dir():
+        sys.exit(f'the folder of DST does not exist: {dst.parent}')
+    try:
+        arch, weights, meta = read_weights(args.src, args.ema)
+    except (CheckpointError, FileNotFoundError) as error:
+        sys.exit(f'{args.src}: {error}')
+    converted = convert(weights, arch, args.to)
+    left_out = len(weights) - len(converted)
+    if dst.suffix == '.pth':
+        content: dict[str, Any] = converted
+        if args.to == 'mm' or has_backbone(converted):
+            content = {'meta': meta, 'state_dict': converted}
+        elif args.to == 'published':
+            content = {'model': converted}
+        file = write(dst, lambda path: torch.save(content, path))
+    else:
+        file = write(dst, lambda path: save_file(converted, path))
+    print(f'{file}: ATMNet-{arch}, {len(converted)} tensors for {args.to}')
+    if left_out:
+        print(f'{left_out} tensors that this layout has no names for were left out')
+
+
+def has_backbone(names: Any) -> bool:
+    return any(name.startswith(_BACKBONE) for name in names)
+
+
+def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], dict]:
+    """The arch, the weights under mm's names, and mm's ``meta``, if there is one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: it cannot be read, holds no ATMNet, or one whose tensors are not those of
+            its arch.
+    """
+    checkpoint = read_checkpoint(src, ema=ema)
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, dict) or not is_atmnet(map(str, weights)):
+        raise CheckpointError('holds no ATMNet')
+    weights = dict(weights)
+    other = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    if other:
+        raise CheckpointError(
+            f'{other[0]} is not a tensor, but a {type(weights[other[0]]).__name__}'
+        )
+
+    own = [translate_name(n.removeprefix(_BACKBONE)) for n in weights if n.startswith(_BACKBONE)]
+    blocks = {tuple(n.split('.')[1:4:2]) for n in own if '.blocks.' in n}
+    depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(4))
+    arch = next((arch for arch, known in ARCHS.items() if known['depths'] == depths), None)
+    if arch is None:
+        known = ', '.join(f'{arch} {known["depths"]}' for arch, known in ARCHS.items())
+        raise CheckpointError(f'has {depths} blocks a stage, as no ATMNet has: {known}')
+    stem = next((v for n, v in weights.items() if _is_stem(n) and v.dim() == 4), None)
+    with torch.device('meta'):
+        model = ATMNet(
+            arch,
+            in_chans=3 if stem is None else stem.shape[1],
+            out_indices=[i for i in range(4) if f'norm{i}.weight' in own] or [3],
+        )
+    backbone = {n: weights.pop(n) for n in list(weights) if n.startswith(_BACKBONE)}
+    count = len(backbone)
+    adapt_state_dict(backbone, _BACKBONE, model)
+    if len(backbone) != count:
+        raise CheckpointError(f'has {count - len(backbone)} more tensors than ATMNet-{arch}')
+    weights |= backbone
+    head = {n.removeprefix(_HEAD): v.shape for n, v in weights.items() if n.startswith(_HEAD)}
+    width = model.widths[-1]
+    if head and (head.keys() != {'weight', 'bias'} or head['weight'] != (*head['bias'][:1], width)):
+        shapes = {name: list(shape) for name, shape in head.items()}
+        raise CheckpointError(f'the head must be [classes, {width}] and [classes], but is {shapes}')
+    meta = checkpoint.get('meta')
+    return arch, weights, meta if isinstance(meta, dict) else {}
+
+
+def _is_stem(name: str) -> bool:
+    return translate_name(name.removeprefix(_BACKBONE)) == 'stem.weight'
+
+
+def convert(weights: dict[str, Tensor], arch: str, to: str) -> dict[str, Tensor]:
+    """Weights under mm's names to those under the names of ``to``, with the shapes there.
+
+    A backbone for dense prediction keeps the prefix that the authors' segmentor also has.
+    """
+    weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
+    if to == 'mm':
+        return weights
+    dense = any(f'{_BACKBONE}norm{i}.weight' in weights for i in range(3))
+    skipped = tuple(f'{_BACKBONE}norm{i}.' for i in range(3)) if to == 'timm' else ()
+    converted = {}
+    for name, value in weights.items():
+        if not name.startswith((_BACKBONE, _HEAD)) or name.startswith(skipped):
+            continue
+        own = name.removeprefix(_BACKBONE)
+        if to == 'timm':
+            converted[timm_name(own)] = value
+            continue
+        if own.endswith(('.mixer.width.weight', '.mixer.height.weight')):
+            value = value[..., None, None]  # 1x1 convolutions there
+        prefix = _BACKBONE if dense else ''
+        converted[prefix + published_name(own, ARCHS[arch]['depths'], not dense)] = value
+    return converted
+
+
+def write(dst: Path, save: Any) -> Path:
+    """Save beside ``dst``, and only when that has succeeded give it its name with the hash."""
+    descriptor, name = tempfile.mkstemp(dir=dst.parent, prefix=f'.{dst.stem}', suffix=dst.suffix)
+    os.close(descriptor)
+    try:
+        save(name)
+        digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        final = dst.with_name(f'{dst.stem}-{digest[:8]}{dst.suffix}')
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, final)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return final
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+if __name__ == '__main__':
+    main()

@@ -98,7 +98,7 @@ class Training:
         }[moment]
         while not reached() and self.process.poll() is None:
             assert time.monotonic() < started + TIMEOUT
-            time.sleep(0.001)
+            time.sleep(0.001 if moment == 'checkpoint' else 0.02)
         if moment != 'checkpoint' and self.process.poll() is None:
             time.sleep(seconds)
 

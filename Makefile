@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WORK := work_dirs/$(DEMO)
 WORK_SEG := work_dirs/$(DEMO_SEG)
 
-.PHONY: help setup test lint format data demo demo-seg demo-pretrain benchmark memcheck clean
+.PHONY: help setup test killtest fuzz lint format data demo demo-seg demo-pretrain benchmark memcheck clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,6 +60,12 @@ $(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt mmatm/ops/c
 
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+killtest: setup ## kill a detector's and a segmentor's training 20 times each, and resume it
+	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest -s tests/tools/test_kill.py
+
+fuzz: setup memcheck ## throw thousands of random and broken inputs at mmatm
+	OMP_NUM_THREADS=1 MMATM_FUZZ=10 $(BIN)/python -m pytest tests/fuzz
 
 lint: setup ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

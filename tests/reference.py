@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_flatten
 
 DATA = Path(__file__).parent / 'data'
 
@@ -26,3 +27,12 @@ def published_state_dict(
     """A state dict with the names, shapes and layout of the published checkpoints."""
     arrays = weights.published_state_dict(arch, head)
     return {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()}
+
+
+def identical(one: object, other: object) -> bool:
+    """Whether two nested structures hold the same values, bit for bit."""
+    (leaves, spec), (other_leaves, other_spec) = tree_flatten(one), tree_flatten(other)
+    return spec == other_spec and all(
+        torch.equal(a, b) if torch.is_tensor(a) else a == b
+        for a, b in zip(leaves, other_leaves, strict=True)
+    )

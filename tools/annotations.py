@@ -26,15 +26,22 @@ def read_coco(file: Path) -> dict:
     try:
         content = json.loads(file.read_bytes())
         for image in content['images']:
-            _ = image['id'], image['file_name'], image['height'], image['width']
+            _ = hash(image['id']), image['height'], image['width']
+            _check_text(image['file_name'])
         for category in content['categories']:
-            _ = category['id'], category['name']
+            _ = hash(category['id'])
+            _check_text(category['name'])
         for annotation in content['annotations']:
             hash(tuple(annotation.get(key) for key in KEYS[:3]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise ValueError(f'{file} is not a COCO annotation file ({reason})') from error
     return content
+
+
+def _check_text(name: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f'a name must be text, but is {name!r}')
 
 
 def check_coco_annotations(
@@ -79,6 +86,8 @@ def check_coco_annotations(
         else:
             size = sizes[annotation['image_id']]
             problem = _mask_problem(annotation, size, evaluated) if masks else ''
+            if _is_far(annotation['bbox'], size):
+                problem = f'has the box {annotation["bbox"]}, far outside the picture'
             reason = '' if problem else _why_unused(annotation, size, masks)
             if reason:
                 unused.append(f'{annotation["id"]} ({reason})')
@@ -102,13 +111,15 @@ def _mask_problem(annotation: dict, size: tuple[int, int], evaluated: bool) -> s
     if isinstance(mask, list):
         if not all(_are_numbers(polygon) for polygon in mask):
             return 'has polygons that are not lists of finite numbers'
+        if any(_is_far(polygon, size) for polygon in mask):
+            return 'has a polygon that reaches far outside the picture'
         # pycocotools chooses by the first how it reads all polygons.
         if evaluated and len(mask[0]) < 6:
             return f'has a polygon of {len(mask[0])} coordinates, but at least 6 are needed'
         return ''
     if not isinstance(mask, dict) or not {'size', 'counts'} <= mask.keys():
         return 'has a segmentation that is neither polygons nor run lengths'
-    if tuple(mask['size']) != size:
+    if mask['size'] != list(size):
         return f'has a mask of {mask["size"]} pixels, but the picture has {list(size)}'
     try:
         counts = mask['counts']
@@ -157,6 +168,11 @@ def _why_unused(annotation: dict, size: tuple[int, int], masks: bool) -> str:
     return ''
 
 
+def _is_far(values: list[float], size: tuple[int, int]) -> bool:
+    """Whether a coordinate is so far away that pycocotools would run out of memory on its way."""
+    return max(map(abs, values), default=0) > 10 * max(size)
+
+
 def _are_numbers(values: Any, count: int | None = None) -> bool:
     """Whether ``values`` is a list of finite numbers, of that many if ``count`` is given."""
     try:
@@ -165,5 +181,5 @@ def _are_numbers(values: Any, count: int | None = None) -> bool:
             and (count is None or len(values) == count)
             and math.isfinite(sum(values))
         )
-    except TypeError:
+    except (TypeError, OverflowError):
         return False

@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from torch import distributed
 
 from annotations import check_coco_annotations, read_coco
+from mmatm.models.checkpoint import TRUST_FLAG, trust_checkpoints
 
 _PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # where OneDL's differ
 
@@ -30,9 +31,26 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         action=DictAction,
         help='override settings of the config, as key=value; a list as key="[a,b]" or key=a,b',
     )
+    add_trust_flag(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser
+
+
+def add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    """``--trust-checkpoint``, which works by being given."""
+
+    class Trust(argparse.Action):
+        def __call__(self, *_: Any) -> None:
+            trust_checkpoints()
+
+    parser.add_argument(
+        TRUST_FLAG,
+        action=Trust,
+        nargs=0,
+        help='unpickle any object in the checkpoints that are read, which can execute code: only '
+        'for files whose source you trust',
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:

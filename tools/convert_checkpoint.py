@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common import add_trust_flag
 from mmatm.models import ARCHS, ATMNet, CheckpointError, read_checkpoint
 from mmatm.models.checkpoint import (
     adapt_state_dict,
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument('dst', help='file to write, .pth or .safetensors')
     parser.add_argument('--to', choices=['mm', 'timm', 'published'], default='mm')
     parser.add_argument('--ema', action='store_true', help='take the averaged weights')
+    add_trust_flag(parser)
     args = parser.parse_args()
     dst = Path(args.dst)
     if dst.suffix not in SUFFIXES:

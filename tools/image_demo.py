@@ -19,6 +19,7 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 import mmatm  # noqa: F401  registers ATMNet
+from common import add_trust_flag
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'))
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: the GPU if there is one)')
+    add_trust_flag(parser)
     args = parser.parse_args()
     for path in (args.input, args.config, args.checkpoint):
         if '://' not in str(path) and not Path(path).exists():

@@ -1,6 +1,13 @@
 from .amp import CpuAmpOptimWrapper
+from .checkpoints import DurableCheckpointHook
 from .data import CheckDataHook
 from .hooks import FiniteLossHook
 from .layer_decay import LayerDecayConstructor
 
-__all__ = ['CheckDataHook', 'CpuAmpOptimWrapper', 'FiniteLossHook', 'LayerDecayConstructor']
+__all__ = [
+    'CheckDataHook',
+    'CpuAmpOptimWrapper',
+    'DurableCheckpointHook',
+    'FiniteLossHook',
+    'LayerDecayConstructor',
+]

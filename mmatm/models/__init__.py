@@ -1,7 +1,7 @@
 """The token mixer, the trunk built from it, and its faces towards OpenMMLab and timm."""
 
 from .atmnet import ATMNet
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError, read_checkpoint, trust_checkpoints
 from .classifier import ATMNetClassifier
 from .mixer import ActiveTokenMixer
 from .trunk import ARCHS, Trunk
@@ -14,4 +14,5 @@ __all__ = [
     'CheckpointError',
     'Trunk',
     'read_checkpoint',
+    'trust_checkpoints',
 ]

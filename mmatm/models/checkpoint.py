@@ -27,7 +27,10 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from ..files import damage
+
 EMA_PREFIX = 'ema:'
+TRUST_FLAG = '--trust-checkpoint'  # of the tools
 _MAX_NAMES = 8  # names of tensors that one message lists
 
 # The authors' beginning of a name, and mm's. {i} is a stage, {j} a block.
@@ -73,10 +76,23 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read safely, or does not hold the tensors of the model."""
 
 
+_trusted = False
+
+
+def trust_checkpoints(trusted: bool = True) -> None:
+    """Let :func:`read_checkpoint` unpickle any object: a checkpoint can then execute code.
+
+    For files from a source that you trust; it holds for all files that this process reads.
+    """
+    global _trusted
+    _trusted = trusted
+
+
 def read_checkpoint(
     filename: str | os.PathLike, map_location: Any = 'cpu', ema: bool = False
 ) -> dict[str, Any]:
-    """Read a checkpoint file, ``.safetensors`` or of torch, the latter with ``weights_only=True``.
+    """Read a checkpoint file, ``.safetensors`` or of torch, the latter with ``weights_only=True``
+    (but see :func:`trust_checkpoints`).
 
     The weights of an ATMNet are returned in the mm layout, ``{'state_dict': {'backbone.NAME':
     tensor, 'head.fc.weight': tensor, ...}}``, whether the file is the authors' (``model``), timm's
@@ -99,6 +115,8 @@ def read_checkpoint(
         filename = os.path.expanduser(filename)
         if not os.path.isfile(filename):
             raise FileNotFoundError(f'checkpoint {filename} does not exist')
+        if reason := damage(filename):
+            raise CheckpointError(f'checkpoint {filename} is damaged: {reason}')
     try:
         if filename.endswith('.safetensors'):
             device = 'cpu' if map_location is None or callable(map_location) else map_location
@@ -108,16 +126,19 @@ def read_checkpoint(
             with torch.serialization.safe_globals(_safe_globals()):
                 if remote:
                     checkpoint = torch.hub.load_state_dict_from_url(
-                        filename, map_location=map_location, weights_only=True
+                        filename, map_location=map_location, weights_only=not _trusted
                     )
                 else:
-                    checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
+                    checkpoint = torch.load(
+                        filename, map_location=map_location, weights_only=not _trusted
+                    )
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
         raise CheckpointError(
             f'checkpoint {filename} was not loaded: it is damaged or holds objects other than '
-            f'tensors and plain data, which could execute code ({what})'
+            f'tensors and plain data, which could execute code ({what}). If you trust where it '
+            f'comes from, pass {TRUST_FLAG} to the tool, or call mmatm.models.trust_checkpoints()'
         ) from None
     except (
         *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError),
@@ -129,7 +150,11 @@ def read_checkpoint(
         raise CheckpointError(
             f'checkpoint {filename} must hold a dict, but holds a {type(checkpoint).__name__}'
         )
-    return _to_mm_layout(dict(checkpoint), filename, ema)
+    checkpoint = dict(checkpoint)
+    if not _trusted and isinstance(meta := checkpoint.get('meta'), Mapping) and 'config' in meta:
+        # mmengine would execute this text when it resumes.
+        checkpoint['meta'] = {key: value for key, value in meta.items() if key != 'config'}
+    return _to_mm_layout(checkpoint, filename, ema)
 
 
 def _safe_globals() -> list:

@@ -49,8 +49,9 @@ def active_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> Tens
         ``[B, H, W, 2 * C]`` in ``x``'s dtype: the samples along the width, then along the height.
 
     Raises:
-        ValueError: rank, size, dtype or device of an argument does not fit; or the backend does
-            not exist or does not work here.
+        TypeError: an argument is no tensor.
+        ValueError: rank, layout, size, dtype or device of an argument does not fit; or the
+            backend does not exist or does not work here.
 
     Source: *Active Token Mixer* (arXiv 2203.06108), section "Active Token Mixer", without the
     full deformable convolution that the published code uses for it.
@@ -74,6 +75,11 @@ def active_sample_mean(
 
 def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
     """The backend to use, after checking everything that a caller can get wrong."""
+    for name, value in (('x', x), ('offset', offset)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{name} must be a tensor, but is a {type(value).__name__}')
+        if value.layout != torch.strided:
+            raise ValueError(f'{name} must be dense, but its layout is {value.layout}')
     if x.dim() != 4 or offset.dim() != 4:
         raise ValueError(
             'x must be [B, H, W, C] and offset [B, H, W, 2 * G], '

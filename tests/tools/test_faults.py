@@ -1,14 +1,17 @@
-"""Data-parallel training, and training that was killed."""
+"""Data-parallel training, and training that cannot go on. For kills see test_kill.py."""
 
+import contextlib
+import os
 import signal
 import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from commands import DETECTOR, ROOT, SEGMENTOR, environment, run, scalars
+from mmatm.files import PART, damage
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -58,41 +61,65 @@ def test_launchers_explain_themselves():
         assert f'tools/{script}.sh' in printed
 
 
-def test_killed_training_resumes(options, tmp_path):
-    extra = [*options, 'train_cfg.max_epochs=4', 'train_cfg.val_interval=4',
-             'train_dataloader.batch_size=2']  # fmt: skip
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    run('tools/train.py', DETECTOR, '--work-dir', whole, *extra)
+def test_killed_process_ends_the_job(seg_options, tmp_path):
+    script = [
+        'tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', tmp_path, *seg_options,
+        'train_dataloader.batch_size=2', 'train_cfg.max_iters=100000',
+        'train_cfg.val_interval=100000', 'default_hooks.checkpoint.interval=100000',
+    ]  # fmt: skip
+    with (tmp_path / 'output.txt').open('w') as output:
+        job = subprocess.Popen(
+            ['bash', *map(str, script)],
+            cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 280
+        while not list(tmp_path.glob('*/vis_data/scalars.json')) or not scalars(tmp_path):
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(process_of_rank(1, job.pid), signal.SIGKILL)
+        assert job.wait(timeout=60) != 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert 'Signal 9 (SIGKILL)' in (tmp_path / 'output.txt').read_text()
 
-    process = subprocess.Popen(
-        [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', str(killed), *extra],
-        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+
+def process_of_rank(rank, group):
+    """Id of the training process with that rank in a process group (Linux only)."""
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):  # of another user, or gone
+            names = (folder / 'environ').read_bytes().split(b'\0')
+            arguments = (folder / 'cmdline').read_bytes().split(b'\0')
+            ours = os.getpgid(int(folder.name)) == group
+            if ours and f'RANK={rank}'.encode() in names and b'tools/train.py' in arguments:
+                return int(folder.name)
+    raise AssertionError(f'no process has rank {rank}')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk with room for one checkpoint of a segmentor, and not for two."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=300m', 'tmpfs', str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip('a disk can only be mounted by root')
+    yield folder
+    subprocess.run(['umount', '--lazy', str(folder)], check=True)
+
+
+def test_full_disk_stops_with_one_sentence(seg_options, small_disk):
+    printed = run(
+        'tools/train.py', SEGMENTOR, '--work-dir', small_disk, *seg_options, code=1
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not logged(killed, step=6):  # in the middle of the second epoch of four steps
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    # As if it had been killed while writing the next one.
-    newest = max(int(p.stem.split('_')[1]) for p in killed.glob('epoch_*.pth'))
-    half = (killed / f'epoch_{newest}.pth').read_bytes()
-    (killed / f'epoch_{newest + 1}.pth').write_bytes(half[: len(half) // 2])
-
-    run('tools/train.py', DETECTOR, '--work-dir', killed, '--resume', *extra)
-    resumed = [e for e in scalars(killed) if 'loss' in e]
-    assert resumed[0]['step'] == 4 * newest + 1
-    rates = {e['step']: e['lr'] for e in scalars(whole) if 'loss' in e}
-    for entry in resumed:
-        assert entry['lr'] == pytest.approx(rates[entry['step']], rel=1e-6)
-    last = torch.load(killed / 'epoch_4.pth', weights_only=False)
-    assert last['meta']['iter'] == 16
-    states = last['optimizer']['state'].values()
-    assert {int(state['step']) for state in states} == {16}
-    assert all('exp_avg_sq' in state for state in states)
-
-
-def logged(work_dir, step):
-    files = list(work_dir.glob('*/vis_data/scalars.json'))
-    return any(f'"step": {step}' in file.read_text() for file in files)
+    said = printed.strip().splitlines()[-1]
+    assert 'No space left on device' in said
+    assert 'continue with --resume' in said
+    assert str(small_disk / 'iter_2.pth') in said
+    files = sorted(path.name for path in small_disk.glob('iter_*'))
+    assert files == ['iter_1.pth', 'iter_1.pth.sha256']
+    assert damage(small_disk / 'iter_1.pth') is None
+    assert not list(small_disk.glob(f'*{PART}'))
+    assert (small_disk / 'last_checkpoint').read_text() == str(small_disk / 'iter_1.pth')

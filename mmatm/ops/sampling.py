@@ -149,9 +149,7 @@ def _run(x: Tensor, offset: Tensor, backend: str) -> Tensor:
     return _MODULES[backend].forward(x, offset)
 
 
-def _run_backward(
-    grad: Tensor, x: Tensor, offset: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
+def _run_backward(grad: Tensor, x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     return _MODULES[backend].backward(grad, x, offset)
 
 
@@ -168,12 +166,9 @@ def _fake_backward(*args: Tensor | str) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), offset.new_empty(offset.shape)
 
 
-_forward = _register(
-    'active_sample(Tensor x, Tensor offset, str backend) -> Tensor', _run, _fake
-)
+_forward = _register('active_sample(Tensor x, Tensor offset, str backend) -> Tensor', _run, _fake)
 _backward = _register(
-    'active_sample_backward(Tensor grad, Tensor x, Tensor offset, str backend)'
-    ' -> (Tensor, Tensor)',
+    'active_sample_backward(Tensor grad, Tensor x, Tensor offset, str backend) -> (Tensor, Tensor)',
     _run_backward,
     _fake_backward,
 )

@@ -14,7 +14,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WORK := work_dirs/$(DEMO)
 WORK_SEG := work_dirs/$(DEMO_SEG)
 
-.PHONY: help setup test test-openmmlab lint format data demo demo-seg benchmark memcheck clean
+.PHONY: help setup test test-openmmlab coverage docs lint format data demo demo-seg benchmark memcheck clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -67,8 +67,20 @@ test: setup ## run the tests
 test-openmmlab: ## run the tests on OpenMMLab's last releases, in .venv-openmmlab
 	$(MAKE) test STACK=openmmlab VENV=.venv-openmmlab
 
-lint: setup ## check style
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+# Processes that the tests start are counted too, among them the one with Triton's interpreter.
+coverage: setup ## run the tests and print which lines of mmatm/ they ran; below 95 % is an error
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile \
+		--cov --cov-report=term --cov-fail-under=95
+
+lint: setup ## check style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(VENV)/.docs ## build the documentation into build/site; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.ready requirements/docs.txt
+	$(PIP) -r requirements/docs.txt
+	@touch $@
 
 format: setup ## apply style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -19,6 +19,8 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from ..compat import safe_globals
+
 EMA_PREFIX = 'ema:'
 _MAX_NAMES = 8  # names of tensors that one message lists
 
@@ -68,7 +70,7 @@ def read_checkpoint(
         if not os.path.isfile(filename):
             raise FileNotFoundError(f'checkpoint {filename} does not exist')
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
+        with safe_globals(_safe_globals()):
             if remote:
                 checkpoint = torch.hub.load_state_dict_from_url(
                     filename, map_location=map_location, weights_only=True

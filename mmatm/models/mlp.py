@@ -1,8 +1,12 @@
 """The channel MLP of a block, without its large temporaries on a CPU."""
 
+from typing import Any
+
 import torch
 from timm.layers import Mlp
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..compat import is_compiling, is_cpu_autocast_enabled
 
 # From about this size on a hidden map leaves the cache, and its memory goes back to the system when
 # it is freed, so that every use pays for new pages: that costs as much as computing it twice.
@@ -18,15 +22,18 @@ class ChannelMlp(Mlp):
     training stores the input alone and computes the hidden tiles again in the backward pass.
     """
 
+    fc1: nn.Linear
+    fc2: nn.Linear
+
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
         hidden_bytes = x.numel() // x.shape[-1] * self.fc1.out_features * x.element_size()
         if (
             x.device.type != 'cpu'
             or hidden_bytes < _LARGE
-            or torch.compiler.is_compiling()
+            or is_compiling()
             or torch.jit.is_tracing()
-            or torch.is_autocast_enabled('cpu')
+            or is_cpu_autocast_enabled()
         ):
             return super().forward(x)
         tile = max(1, _TILE // (self.fc1.out_features * x.element_size()))
@@ -40,7 +47,7 @@ class _TiledMlp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, tile: int
+        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, tile: int
     ) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.tile = tile
@@ -56,7 +63,7 @@ class _TiledMlp(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         tokens, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, len(w2))
         grad_x = torch.empty_like(tokens)

@@ -71,6 +71,7 @@ class ATMNet(Trunk, BaseModule):
                 f'frozen_stages must be from -1 to {NUM_STAGES}, but is {frozen_stages!r}'
             )
         self.frozen_stages = frozen_stages
+        stage: Any  # nn.ModuleList knows its items as modules
         for stage in self.stages:
             stage.with_cp = with_cp
         # A norm that is never used would have no gradient, which DistributedDataParallel refuses.

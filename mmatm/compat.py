@@ -3,6 +3,7 @@
 Each function does what the newer one it names does, and can give way to it.
 """
 
+import codecs
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
             yield
         return
     original: Any = serialization._weights_only_unpickler
-    known = dict(original._get_allowed_globals())
+    known = {'_codecs.encode': codecs.encode, **original._get_allowed_globals()}
     for item in allowed:
         value, name = item if isinstance(item, tuple) else (item, _full_name(item))
         known[name] = value

@@ -141,7 +141,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H_in, W_in]`` to ``[B, H, W, C]``."""
         x = self.downsample(x).permute(0, 2, 3, 1)
-        offset = None
+        offset: Tensor | None = None
+        block: Any  # nn.ModuleList knows its items as modules
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x, offset = checkpoint(self._step, block, x, offset, use_reentrant=False)
@@ -149,7 +150,7 @@ class Stage(nn.Module):
                 x, offset = self._step(block, x, offset)
         return x
 
-    def _step(self, block: Block, x: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _step(self, block: Block, x: Tensor, offset: Tensor | None) -> tuple[Tensor, Any]:
         if block.offset is not None:
             x = x + self.peg(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             offset = block.offset(x)

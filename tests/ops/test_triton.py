@@ -18,7 +18,7 @@ from mmatm.ops import triton as backend
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-TRITON = importlib.util.find_spec('triton') is not None
+TRITON = backend.triton is not None
 
 runs_kernels = pytest.mark.skipif(not (CUDA or INTERPRETED), reason='see test_in_interpreter')
 

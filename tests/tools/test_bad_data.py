@@ -265,7 +265,7 @@ def test_exif_rotation_is_applied(coco, ade):
 
 @pytest.mark.parametrize('size', [(31, 4096), (4096, 31), (31, 31)])
 def test_thin_pictures_are_evaluated_but_not_trained_on(size, coco):
-    """mmdet's COCO settings leave pictures of less than 32 pixels out of training."""
+    """The COCO settings of mmdet leave pictures of less than 32 pixels out of training."""
     Image.fromarray(picture(*size)).save(coco.root / 'val2017' / 'one.jpg', **JPEG)
     coco.image.update(zip(('height', 'width'), size, strict=True))
     coco.annotation.update(bbox=[2, 2, 20, 20], segmentation=[[2, 2, 22, 2, 22, 22, 2, 22]])

@@ -41,7 +41,7 @@ class Draw(int):
 
 
 @cache
-def _numbered(base: type[Sampler]) -> type[Sampler]:
+def _numbered(base: Any) -> Any:
     """A subclass of a sampler's class that yields :class:`Draw` in place of ``int``."""
 
     class Numbered(base):
@@ -89,15 +89,17 @@ def number_draws(loader: DataLoader, seed: int, rank: int) -> Any:
     """
     sampler = sampler_of(loader)
     if not hasattr(sampler, 'data_seed'):
-        sampler.__class__ = _numbered(type(sampler))
+        base: Any = type(sampler)
+        sampler.__class__ = _numbered(base)
     if hasattr(sampler, 'seed'):
         sampler.seed = seed
     sampler.data_seed, sampler.data_rank = seed, rank
     # torch's loaders ask a dataset for a whole batch at once if it has this method.
-    loader.dataset.__getitems__ = partial(_load, loader.dataset)
+    dataset: Any = loader.dataset
+    dataset.__getitems__ = partial(_load, dataset)
     return sampler
 
 
-def sampler_of(loader: DataLoader) -> Sampler:
+def sampler_of(loader: DataLoader) -> Any:
     """The sampler of single pictures, which a sampler of batches may hold."""
     return getattr(loader.batch_sampler, 'sampler', None) or loader.sampler

@@ -244,8 +244,8 @@ class Trunk(nn.Module):
             block = int(rest[0]) if part == 'blocks' else 0
             return 1 + sum(depths[: int(stage)]) + block, layers
         if first.startswith('norm'):  # norm0 to norm3, or the one norm of a classifier
-            stage = int(first.removeprefix('norm') or NUM_STAGES - 1)
-            return sum(depths[: stage + 1]), layers
+            level = int(first.removeprefix('norm') or NUM_STAGES - 1)
+            return sum(depths[: level + 1]), layers
         return layers - 1, layers
 
 

@@ -105,13 +105,9 @@ def read_checkpoint(
             with get_local_path(filename) as path:
                 checkpoint = load_file(path, device=str(device))
         else:
-            with torch.serialization.safe_globals(_safe_globals()):
-                if remote:
-                    checkpoint = torch.hub.load_state_dict_from_url(
-                        filename, map_location=map_location, weights_only=True
-                    )
-                else:
-                    checkpoint = torch.load(filename, map_location=map_location, weights_only=True)
+            _allow_plain_data()  # again: timm's reader takes back what it allowed
+            load = torch.hub.load_state_dict_from_url if remote else torch.load
+            checkpoint = load(filename, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
@@ -150,6 +146,14 @@ def _history_statistic(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {owner}.{name}')
     return getattr(HistoryBuffer, name)
+
+
+def _allow_plain_data() -> None:
+    """For every reader of torch files, so that timm's checkpoint_path takes mmengine's as well."""
+    torch.serialization.add_safe_globals(_safe_globals())
+
+
+_allow_plain_data()
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:

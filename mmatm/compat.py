@@ -28,6 +28,12 @@ def is_cpu_autocast_enabled() -> bool:
         return torch.is_autocast_cpu_enabled()
 
 
+def add_safe_globals(allowed: Sequence[Any]) -> None:
+    """``torch.serialization.add_safe_globals`` as of torch 2.6; before that, nothing is added."""
+    if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
+        serialization.add_safe_globals(list(allowed))
+
+
 @contextmanager
 def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
     """``torch.serialization.safe_globals`` of torch 2.6: more that ``weights_only=True`` accepts.

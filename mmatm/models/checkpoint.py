@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from ..compat import safe_globals
+from ..compat import add_safe_globals, safe_globals
 from ..files import damage
 
 EMA_PREFIX = 'ema:'
@@ -133,6 +133,7 @@ def read_checkpoint(
                     checkpoint = torch.load(
                         filename, map_location=map_location, weights_only=not _trusted
                     )
+            _allow_plain_data()  # again: leaving the context took it back
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
@@ -175,6 +176,14 @@ def _history_statistic(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {owner}.{name}')
     return getattr(HistoryBuffer, name)
+
+
+def _allow_plain_data() -> None:
+    """For every reader of torch files, so that timm's checkpoint_path takes mmengine's as well."""
+    add_safe_globals(_safe_globals())
+
+
+_allow_plain_data()
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:

@@ -36,14 +36,14 @@ def add_safe_globals(allowed: Sequence[Any]) -> None:
 
 @contextmanager
 def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
-    """``torch.serialization.safe_globals`` of torch 2.6: more that ``weights_only=True`` accepts.
+    """What ``torch.load(weights_only=True)`` accepts besides; from torch 2.6 on for good.
 
     Before that, a pickle refers by name to nothing but what torch itself allows and ``allowed``,
     whose items are objects or ``(object, 'module.name')``.
     """
     if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
-        with serialization.safe_globals(list(allowed)):
-            yield
+        add_safe_globals(allowed)  # again: timm's reader takes back what it allowed
+        yield
         return
     original: Any = serialization._weights_only_unpickler
     known = {'_codecs.encode': codecs.encode, **original._get_allowed_globals()}

@@ -133,7 +133,6 @@ def read_checkpoint(
                     checkpoint = torch.load(
                         filename, map_location=map_location, weights_only=not _trusted
                     )
-            _allow_plain_data()  # again: leaving the context took it back
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it refers to {refused[1]}' if refused else 'its pickle cannot be parsed'
@@ -178,12 +177,8 @@ def _history_statistic(owner: Any, name: str) -> Any:
     return getattr(HistoryBuffer, name)
 
 
-def _allow_plain_data() -> None:
-    """For every reader of torch files, so that timm's checkpoint_path takes mmengine's as well."""
-    add_safe_globals(_safe_globals())
-
-
-_allow_plain_data()
+# For every reader of torch files, so that timm's checkpoint_path takes mmengine's as well.
+add_safe_globals(_safe_globals())
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:

@@ -12,5 +12,5 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=2))
-custom_hooks = [dict(type='FiniteLossHook')]
+custom_hooks = [dict(type='FiniteLossHook'), dict(type='CheckDataHook')]
 randomness = dict(seed=0)

@@ -44,7 +44,7 @@ class Draw(int):
 def _numbered(base: type[Sampler]) -> type[Sampler]:
     """A subclass of a sampler's class that yields :class:`Draw` in place of ``int``."""
 
-    class Numbered(base):
+    class Numbered(base):  # type: ignore[misc, valid-type]
         data_epoch = 0
         drawn = 0  # in this epoch
         trained = 0  # of these, before training was resumed
@@ -67,7 +67,7 @@ def _numbered(base: type[Sampler]) -> type[Sampler]:
     return Numbered
 
 
-def _load(dataset: Dataset, draws: Sequence[int]) -> list[Any]:
+def _load(dataset: Dataset[Any], draws: Sequence[int]) -> list[Any]:
     """The pictures of one batch; None for those that were trained on before."""
     items = []
     for draw in draws:
@@ -87,17 +87,18 @@ def number_draws(loader: DataLoader, seed: int, rank: int) -> Any:
         The loader's sampler, now with ``data_epoch``, ``drawn`` and ``trained``; its order is that
         of ``seed``.
     """
-    sampler = sampler_of(loader)
+    sampler: Any = sampler_of(loader)
+    dataset: Any = loader.dataset
     if not hasattr(sampler, 'data_seed'):
         sampler.__class__ = _numbered(type(sampler))
     if hasattr(sampler, 'seed'):
         sampler.seed = seed
     sampler.data_seed, sampler.data_rank = seed, rank
     # torch's loaders ask a dataset for a whole batch at once if it has this method.
-    loader.dataset.__getitems__ = partial(_load, loader.dataset)
+    dataset.__getitems__ = partial(_load, dataset)
     return sampler
 
 
 def sampler_of(loader: DataLoader) -> Sampler:
     """The sampler of single pictures, which a sampler of batches may hold."""
-    return getattr(loader.batch_sampler, 'sampler', None) or loader.sampler
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)

@@ -67,7 +67,7 @@ def _numbered(base: Any) -> Any:
     return Numbered
 
 
-def _load(dataset: Dataset, draws: Sequence[int]) -> list[Any]:
+def _load(dataset: Dataset[Any], draws: Sequence[int]) -> list[Any]:
     """The pictures of one batch; None for those that were trained on before."""
     items = []
     for draw in draws:
@@ -87,19 +87,18 @@ def number_draws(loader: DataLoader, seed: int, rank: int) -> Any:
         The loader's sampler, now with ``data_epoch``, ``drawn`` and ``trained``; its order is that
         of ``seed``.
     """
-    sampler = sampler_of(loader)
+    sampler: Any = sampler_of(loader)
+    dataset: Any = loader.dataset
     if not hasattr(sampler, 'data_seed'):
-        base: Any = type(sampler)
-        sampler.__class__ = _numbered(base)
+        sampler.__class__ = _numbered(type(sampler))
     if hasattr(sampler, 'seed'):
         sampler.seed = seed
     sampler.data_seed, sampler.data_rank = seed, rank
     # torch's loaders ask a dataset for a whole batch at once if it has this method.
-    dataset: Any = loader.dataset
     dataset.__getitems__ = partial(_load, dataset)
     return sampler
 
 
 def sampler_of(loader: DataLoader) -> Any:
     """The sampler of single pictures, which a sampler of batches may hold."""
-    return getattr(loader.batch_sampler, 'sampler', None) or loader.sampler
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)

@@ -28,7 +28,7 @@ pytest.importorskip('mmseg')
 
 KILLS = int(os.environ.get('MMATM_KILLS', '2'))
 MOMENTS = ('anywhere', 'step', 'checkpoint', 'evaluation')
-TIMEOUT = 280
+TIMEOUT = 1800  # only against hanging: other work may have the cores
 
 # A small backbone, so that a run is short; still with dropped paths, shuffled and flipped pictures
 # and worker processes, all of which draw random numbers. Every picture is a step of evaluation.

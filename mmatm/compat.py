@@ -5,6 +5,7 @@ Each function does what the newer one it names does, and can give way to it.
 
 import codecs
 import pickle
+from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -53,6 +54,7 @@ def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
+            module = IMPORT_MAPPING.get(module, module)  # files name modules as Python 2 did
             if f'{module}.{name}' not in known:
                 raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
             return known[f'{module}.{name}']

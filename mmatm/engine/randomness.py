@@ -90,7 +90,8 @@ def number_draws(loader: DataLoader, seed: int, rank: int) -> Any:
     sampler: Any = sampler_of(loader)
     dataset: Any = loader.dataset
     if not hasattr(sampler, 'data_seed'):
-        sampler.__class__ = _numbered(type(sampler))
+        base: Any = type(sampler)
+        sampler.__class__ = _numbered(base)
     if hasattr(sampler, 'seed'):
         sampler.seed = seed
     sampler.data_seed, sampler.data_rank = seed, rank

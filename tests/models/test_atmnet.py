@@ -40,9 +40,9 @@ def test_published_features_and_gradients(arch, dtype, tolerance):
     if 'grad_image' not in stored:
         return
 
-    if (arch, dtype) == ('xt', torch.float32):
-        # One position is -1.000006 from the border; rounding may put it on the other side of that
-        # token, where the derivative is another. Which side depends on the release of torch.
+    if (arch, dtype) == ('xt', torch.float32) and torch.__version__ < (2, 2):
+        # One position is at -1.000006. The rounding of torch 2.1 puts it on the other side of -1,
+        # where the derivative is another.
         tolerance = 2e-2
     sum(
         (output * torch.from_numpy(weights.cotangent(i, tuple(output.shape))).to(dtype)).sum()

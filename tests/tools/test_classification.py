@@ -9,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 
+import mmatm  # noqa: F401  registers the timm models
 from commands import ROOT, derive, metrics, run
 from reference import published_state_dict
 

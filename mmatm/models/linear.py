@@ -20,7 +20,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On x86 torch hands linear layers to MKL and convolutions to oneDNN. MKL leaves half of an AMD
     processor's vector width unused, oneDNN does not, so a large product is written as a
-    convolution with a 1x1 kernel; on other processors both are as fast.
+    convolution with a 1x1 kernel; on other processors both are as fast. In bfloat16 the bias is
+    then added without another pass.
     """
     if not linear_is_convolution(x):
         return F.linear(x, weight, bias)
@@ -59,15 +60,18 @@ def _tokens(row: Tensor) -> Tensor:
 
 def linear_is_convolution(x: Tensor) -> bool:
     """Whether :func:`linear` of ``x`` is computed as a convolution."""
+    if x.dtype == torch.float32:
+        suits = not is_cpu_autocast_enabled()
+    else:
+        suits = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return (
-        x.device.type == 'cpu'
-        and x.dtype == torch.float32
+        suits
+        and x.device.type == 'cpu'
         # oneDNN rearranges the weights at every call, which few tokens do not repay.
         and x.numel() >= 128 * x.shape[-1]
         and x.numel() > 20480  # torch hands smaller convolutions to MKL as well
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
-        and not is_cpu_autocast_enabled()
         and not is_compiling()
         and not torch.jit.is_tracing()
     )

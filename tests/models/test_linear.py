@@ -19,7 +19,17 @@ def test_which_products_are_convolutions():
     assert not linear_is_convolution(large[:, :4])
     assert not linear_is_convolution(large.double())
     with torch.autocast('cpu', torch.bfloat16):
-        assert not linear_is_convolution(large)
+        assert not linear_is_convolution(large)  # it is cast first
+
+
+@pytest.mark.parametrize('size', [(20, 40), (3, 3)])
+def test_bfloat16(size):
+    torch.manual_seed(0)
+    layer, x = Linear(32, 48), torch.randn(*size, 32)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = layer(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), layer(x), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize('size', [(2, 33, 17), (1100,), (1, 2), (2, 1, 700)])

@@ -10,6 +10,7 @@ from mmengine.runner import load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
+from hostile import Bomb
 from mmatm.models import ARCHS, ATMNet, CheckpointError, read_checkpoint
 from mmatm.models.checkpoint import published_name, translate_name
 from reference import published_state_dict
@@ -240,16 +241,6 @@ def test_failed_load_leaves_the_weights(tmp_path):
     with pytest.raises(CheckpointError):
         load_checkpoint(model, save(tmp_path, state))
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
-class Bomb:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
 
 
 @pytest.mark.parametrize('legacy', [False, True])

@@ -15,6 +15,7 @@ from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
+from hostile import Bomb
 from mmatm.models import ARCHS, ATMNet, ATMNetClassifier, CheckpointError
 from reference import DATA, published_state_dict, weights
 
@@ -364,16 +365,6 @@ def test_what_does_not_fit_is_named(tmp_path, source):
     torch.save({k: v for k, v in state.items() if k != 'stem.bias'}, path)
     with pytest.raises(CheckpointError, match=r'lacks 1 .*stem\.bias'):
         timm.create_model('atmnet_xt', checkpoint_path=path)
-
-
-class Bomb:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
 
 
 @pytest.mark.parametrize('legacy', [False, True])

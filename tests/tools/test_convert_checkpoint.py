@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import convert_checkpoint
 from commands import run
+from hostile import Bomb
 from mmatm.models import ATMNet
 from reference import published_state_dict
 
@@ -119,16 +120,6 @@ def test_dense_model(tmp_path, convert, names):
     torch.testing.assert_close(
         features.eval().forward_features(IMAGE).permute(0, 3, 1, 2), backbone(IMAGE)[3]
     )
-
-
-class Bomb:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
 
 
 def broken(kind, folder):

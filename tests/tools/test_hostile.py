@@ -6,19 +6,10 @@ import pytest
 import torch
 
 from commands import DETECTOR, run
+from hostile import Bomb
 from mmatm.models.checkpoint import TRUST_FLAG
 
 pytest.importorskip('mmdet')
-
-
-class Code:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
 
 
 @pytest.fixture
@@ -59,7 +50,7 @@ def picture(demo_data):
 
 @pytest.mark.parametrize('tool', ['test', 'resume', 'auto', 'load', 'init', 'demo', 'convert'])
 def test_code_in_a_checkpoint_is_not_run(tool, spoilt, options, picture, tmp_path):
-    file = spoilt(payload=Code(tmp_path / 'executed'))
+    file = spoilt(payload=Bomb(tmp_path / 'executed'))
     printed = run(*commands(tool, file, options, picture), code=1)
     assert TRUST_FLAG in printed
     assert str(file) in printed

@@ -1,0 +1,11 @@
+"""What a file that executes code holds."""
+
+
+class Bomb:
+    """Unpickling this creates the file ``path``."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')

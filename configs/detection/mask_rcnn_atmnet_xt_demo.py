@@ -18,15 +18,9 @@ roi_layer = dict(sampling_ratio=1)
 roi_levels = dict(out_channels=channels, finest_scale=28)
 
 model = dict(
-    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
-    # last stage would see 3 x 3 tokens.
-    backbone=dict(
-        arch='xt',
-        out_indices=(0, 1, 2),
-        drop_path_rate=0.0,
-        init_cfg=dict(type='Xavier', layer='Linear'),
-    ),
-    neck=dict(in_channels=[64, 128, 320], out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
+    # Where so little is learnt, layers must not begin as near zero as the paper has them.
+    backbone=dict(arch='xt', drop_path_rate=0.0, init_cfg=dict(type='Xavier', layer='Linear')),
+    neck=dict(out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(
         in_channels=channels,
         feat_channels=channels,

@@ -61,7 +61,7 @@ def test_recipe():
     assert (warmup['end'], cosine['begin'], cosine['end']) == (5, 5, 300)
     assert cosine['eta_min'] == 1e-5
     assert warmup['start_factor'] * cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-6)
-    ema = HOOKS.build(cfg.custom_hooks[1])
+    (ema,) = (HOOKS.build(hook) for hook in cfg.custom_hooks if hook.type == 'EMAHook')
     assert 1 - ema.ema_cfg['momentum'] == 0.99996
     assert [a['alpha'] for a in cfg.model.train_cfg.augments] == [0.8, 1.0]
     assert cfg.model.head.loss.label_smooth_val == 0.1

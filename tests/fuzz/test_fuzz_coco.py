@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.registry import init_default_scope
 
 import prepare_data
 from fuzz.cases import cases
@@ -92,6 +93,7 @@ def load_all(root):
     """Every picture through mmdet's data set, as in training."""
     from mmdet.datasets import CocoDataset
 
+    init_default_scope('mmdet')
     dataset = CocoDataset(
         data_root=str(root), ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'), metainfo=dict(classes=('circle', 'square')),

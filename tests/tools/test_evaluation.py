@@ -68,7 +68,7 @@ def test_detector_scores_as_pycocotools(options, demo_data, tmp_path):
         evaluation.summarize()
         assert evaluation.stats[0] > 0
         for item, value in zip(ITEMS, evaluation.stats, strict=True):
-            assert printed[f'coco/{kind}_{item}'] == pytest.approx(value, abs=5e-4), item
+            assert printed[f'coco/{kind}_{item}'] == pytest.approx(value, abs=5.01e-4), item
 
 
 def score(annotation_file, predictions):

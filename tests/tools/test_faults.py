@@ -31,6 +31,7 @@ def test_two_processes_train_as_one(seg_options, tmp_path):
         'train_cfg.val_interval=5', 'default_hooks.checkpoint.interval=5',
         'train_dataloader.dataset.pipeline.3.prob=0.0',
         'train_dataloader.dataset.pipeline.4.prob=0.0',
+        'train_dataloader.dataset.pipeline.5.prob=0.0',
     ]  # fmt: skip
     one, two = tmp_path / 'one', tmp_path / 'two'
     run('tools/train.py', SEGMENTOR, '--work-dir', one, *common)
@@ -103,7 +104,7 @@ def small_disk(tmp_path):
     """A disk with room for one checkpoint of a segmentor, and not for two."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=300m', 'tmpfs', str(folder)]
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=150m', 'tmpfs', str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip('a disk can only be mounted by root')
     yield folder

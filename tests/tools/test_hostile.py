@@ -35,6 +35,7 @@ def commands(tool, file, options, picture):
         'auto': ['tools/train.py', DETECTOR, '--resume', *work_dir, *options],
         'load': ['tools/train.py', DETECTOR, *work_dir, *options, f'load_from={file}'],
         'init': ['tools/train.py', DETECTOR, *work_dir, *options,
+                 'model.backbone.init_cfg._delete_=True',
                  'model.backbone.init_cfg.type=Pretrained',
                  f'model.backbone.init_cfg.checkpoint={file}'],
         'demo': ['tools/image_demo.py', picture, DETECTOR, file,

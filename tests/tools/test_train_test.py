@@ -127,7 +127,7 @@ def test_moving_average_is_saved(seg_options, tmp_path):
     )
     run('tools/train.py', config, '--work-dir', tmp_path, *seg_options)
     checkpoint = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    name = 'backbone.stages.3.blocks.1.mlp.fc2.weight'
+    name = 'backbone.stages.2.blocks.1.mlp.fc2.weight'
     averaged = checkpoint['ema_state_dict'][f'module.{name}']
     assert not torch.equal(averaged, checkpoint['state_dict'][name])
 

@@ -29,6 +29,7 @@ def extension() -> dict:
     if os.environ.get('MMATM_BUILD_OPS') == '0':
         return {}
     try:
+        import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
         warn_without_operator(f'torch cannot be imported in this build ({error})')
@@ -42,8 +43,9 @@ def extension() -> dict:
                 warn_without_operator(f'compiling it failed ({type(error).__name__}: {error})')
                 self.extensions = []
 
+    release = '_'.join(torch.__version__.split('.')[:2])  # as mmatm/ops/cpp.py looks for it
     operator = CppExtension(
-        'mmatm.ops._C',
+        f'mmatm.ops._C_torch{release}',
         ['mmatm/ops/csrc/active_sample.cpp'],
         depends=['mmatm/ops/csrc/kernels.h'],
         extra_compile_args=['-O3', '-g0', '-fopenmp'],
@@ -71,6 +73,9 @@ setup(
     # mmengine, mmcv, mmdet and mmseg come from OpenMMLab or from OneDL under the same import
     # names, so none is required here: a second one would overwrite what the user has.
     install_requires=requirements('runtime'),
-    extras_require={name: requirements(name) for name in ('onedl', 'openmmlab', 'demo', 'tests')},
+    extras_require={
+        name: requirements(name)
+        for name in ('onedl', 'openmmlab', 'classification', 'demo', 'tests')
+    },
     **extension(),
 )

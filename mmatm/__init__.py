@@ -5,17 +5,20 @@ mmdet's and mmseg's configs find them by name. It needs torch, timm, mmengine an
 mmseg are only needed by the configs that use them.
 """
 
-from importlib.util import find_spec
+import sys
 
+from .utils.environment import explain, find_problems
 from .version import __version__
 
-if find_spec('mmengine') is None:
-    raise ImportError(
-        "mmatm needs the package 'mmengine', which is not installed: get it with "
-        '"pip install \'onedl-mmengine>=0.10.12\'" (maintained, any torch) or '
-        "\"pip install 'mmengine>=0.10.7'\" (OpenMMLab's last release, torch < 2.6); never both."
-    )
-
-from . import engine, models, ops
-
 __all__ = ['__version__', 'engine', 'models', 'ops']
+
+# "python -m mmatm.env" has to work where nothing else does, so it stops here.
+if not (sys.argv[:1] == ['-m'] and 'mmatm.env' in sys.orig_argv):
+    for problem in find_problems():
+        raise ImportError(f'{problem}; "python -m mmatm.env" prints the environment')
+    try:
+        from . import engine, models, ops
+    except Exception as error:
+        if cause := explain(error):
+            raise ImportError(cause) from error
+        raise

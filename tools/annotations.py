@@ -94,6 +94,8 @@ def check_coco_annotations(
         if problem:
             broken.append(f'broken: annotation {annotation.get("id")!r} of {file} {problem}')
     yield from shortened(broken)
+    if not content['annotations']:
+        yield f'broken: {file} lists no annotation'
     if unused:
         total = len(content['annotations'])
         start = 'broken: all' if len(unused) == total else f'note: {len(unused)} of {total}'

@@ -106,6 +106,9 @@ def use_tta(cfg: Config) -> None:
             metric.update(metric='bbox')
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    # Its copy of the wrapped model would not find its weights; a checkpoint's are the averages.
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if hook.type != 'EMAHook']
 
 
 if __name__ == '__main__':

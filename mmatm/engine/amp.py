@@ -19,7 +19,7 @@ class CpuAmpOptimWrapper(OptimWrapper):
     is scaled. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         keep_mmcv_in_float32()
 

@@ -24,7 +24,7 @@ class DurableBackend(LocalBackend):
     ``remove`` only notes a file; :meth:`sweep` removes what was noted, when its successor is safe.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._outdated: list[Path] = []
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
@@ -80,6 +80,8 @@ class DurableCheckpointHook(CheckpointHook):
         CheckpointError: training is to be resumed, and none of the checkpoints can be read.
         OSError: a checkpoint cannot be written.
     """
+
+    backend_args: dict[str, Any] | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -164,7 +166,8 @@ class DurableCheckpointHook(CheckpointHook):
             if hasattr(sampler, 'indices'):
                 sampler.__init__(sampler.dataset, shuffle=sampler.shuffle, seed=sampler.seed)
             loader._iterator = None  # else persistent workers would keep what they were given
-            runner.train_loop.dataloader_iterator = type(stream)(loader)
+            renewed: Any = type(stream)
+            runner.train_loop.dataloader_iterator = renewed(loader)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Number the pictures of each epoch from 0."""

@@ -73,7 +73,9 @@ class CheckedPipeline(Compose):
 
     def __call__(self, data: dict) -> Any:
         """Run the transforms on the description of a sample."""
-        sample = {key: data.get(key) for key in ('img_id', 'img_path', 'seg_map_path')}
+        sample: dict[str, Any] = {
+            key: data.get(key) for key in ('img_id', 'img_path', 'seg_map_path')
+        }
         size = data.get('height'), data.get('width')
         seen: set[str] = set()
         try:

@@ -1,5 +1,7 @@
 """Layer-wise learning rate decay."""
 
+from typing import Any
+
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -23,14 +25,16 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             ``get_layer_depth``.
     """
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix:  # called for a child; the whole model is finished below, once
             return
         decay = self.paramwise_cfg.get('layer_decay')
         if not isinstance(decay, (int, float)) or not 0 < decay <= 1:
             raise ValueError(f'paramwise_cfg.layer_decay must be in (0, 1], but is {decay!r}')
-        backbone = getattr(module, 'backbone', None)
+        backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ValueError(
                 f'{type(module).__name__} has no backbone with get_layer_depth, which '

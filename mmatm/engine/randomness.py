@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 _STEP, _PICTURE = 0, 1  # what a seed is for
 
@@ -41,10 +41,10 @@ class Draw(int):
 
 
 @cache
-def _numbered(base: type[Sampler]) -> type[Sampler]:
+def _numbered(base: Any) -> Any:
     """A subclass of a sampler's class that yields :class:`Draw` in place of ``int``."""
 
-    class Numbered(base):  # type: ignore[misc, valid-type]
+    class Numbered(base):
         data_epoch = 0
         drawn = 0  # in this epoch
         trained = 0  # of these, before training was resumed
@@ -99,6 +99,6 @@ def number_draws(loader: DataLoader, seed: int, rank: int) -> Any:
     return sampler
 
 
-def sampler_of(loader: DataLoader) -> Sampler:
+def sampler_of(loader: DataLoader) -> Any:
     """The sampler of single pictures, which a sampler of batches may hold."""
     return getattr(loader.batch_sampler, 'sampler', loader.sampler)

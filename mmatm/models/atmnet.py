@@ -72,6 +72,7 @@ class ATMNet(Trunk, BaseModule):
         self.init_cfg = init_cfg
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
+        stage: Any  # nn.ModuleList knows its items as modules
         for stage in self.stages:
             stage.with_cp = with_cp
         # A norm that is never used would have no gradient, which DistributedDataParallel refuses.

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from ..compat import add_safe_globals, safe_globals
 from ..files import damage
 
 EMA_PREFIX = 'ema:'
@@ -123,7 +124,7 @@ def read_checkpoint(
             with get_local_path(filename) as path:
                 checkpoint = load_file(path, device=str(device))
         else:
-            with torch.serialization.safe_globals(_safe_globals()):
+            with safe_globals(_safe_globals()):
                 if remote:
                     checkpoint = torch.hub.load_state_dict_from_url(
                         filename, map_location=map_location, weights_only=not _trusted
@@ -159,11 +160,10 @@ def read_checkpoint(
 
 def _safe_globals() -> list:
     """What mm and ImageNet training scripts store beside tensors; none of it executes anything."""
-    core = np._core if hasattr(np, '_core') else np.core
     dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.uint32)]
     arrays = [  # numpy 2 and 1 write different module names
-        (getattr(core.multiarray, name), f'{module}.multiarray.{name}')
-        for name in ('_reconstruct', 'scalar')
+        (value.__reduce__()[0], f'{module}.multiarray.{name}')
+        for name, value in (('_reconstruct', np.array(0)), ('scalar', np.float64(0)))
         for module in ('numpy._core', 'numpy.core')
     ]
     statistic = (_history_statistic, 'builtins.getattr')
@@ -175,6 +175,10 @@ def _history_statistic(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {owner}.{name}')
     return getattr(HistoryBuffer, name)
+
+
+# For every reader of torch files, so that timm's checkpoint_path takes mmengine's as well.
+add_safe_globals(_safe_globals())
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class ATMNetClassifier(Trunk):
             dict(num_chs=width, reduction=4 * 2**i, module=f'stages.{i}')
             for i, width in enumerate(self.widths)
         ]
-        self.norm = nn.LayerNorm(self.num_features)
+        self.norm: nn.Module = nn.LayerNorm(self.num_features)
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.apply(init_parameters)
@@ -152,7 +152,7 @@ class ATMNetClassifier(Trunk):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of storing its activations."""
         for stage in self.stages:
-            stage.with_cp = enable
+            stage.with_cp = enable  # type: ignore[assignment]
 
     def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay besides norms and biases, which timm exempts itself."""
@@ -219,7 +219,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_atmnet(arch: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def _create_atmnet(arch: str, pretrained: bool = False, **kwargs: Any) -> Any:
     return build_model_with_cfg(
         ATMNetClassifier,
         f'atmnet_{arch}',

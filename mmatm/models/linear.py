@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compat import is_compiling, is_cpu_autocast_enabled
+
 
 class Linear(nn.Linear):
     """``nn.Linear`` for ``[..., K]``, computed by :func:`linear`."""
@@ -65,7 +67,7 @@ def linear_is_convolution(x: Tensor) -> bool:
         and x.numel() > 20480  # torch hands smaller convolutions to MKL as well
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled('cpu')
-        and not torch.compiler.is_compiling()
+        and not is_cpu_autocast_enabled()
+        and not is_compiling()
         and not torch.jit.is_tracing()
     )

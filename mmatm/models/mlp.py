@@ -1,9 +1,12 @@
 """The channel MLP of a block, without its large temporaries on a CPU."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compat import is_compiling, is_cpu_autocast_enabled
 from .linear import Linear, linear, linear_backward
 
 # From about this size on a hidden map leaves the cache, and its memory goes back to the system when
@@ -35,9 +38,9 @@ class ChannelMlp(nn.Module):
         if (
             x.device.type != 'cpu'
             or x.numel() // x.shape[-1] * token_bytes < _LARGE
-            or torch.compiler.is_compiling()
+            or is_compiling()
             or torch.jit.is_tracing()
-            or torch.is_autocast_enabled('cpu')
+            or is_cpu_autocast_enabled()
         ):
             return self.fc2(F.gelu(self.fc1(x)))
         parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
@@ -49,7 +52,7 @@ class _TiledMlp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, tile: int
+        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, tile: int
     ) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.tile = tile
@@ -63,7 +66,7 @@ class _TiledMlp(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         tokens, grad = x.flatten(0, -2), grad.reshape(-1, len(w2))
         grad_x = torch.empty_like(tokens)

@@ -14,6 +14,7 @@ from .mixer import ActiveTokenMixer
 from .mlp import ChannelMlp
 
 NUM_STAGES = 4
+MIN_SIZE = 3  # pixels: fewer do not fill the 7 x 7 kernel of the stem, padded by 2 on each side
 
 # Per stage: blocks, channels, MLP expansion, channels that share one offset. ``interval``: every
 # how many blocks new offsets are generated. Source: arXiv 2203.06108, appendix, and its code.
@@ -140,7 +141,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, H_in, W_in]`` to ``[B, H, W, C]``."""
         x = self.downsample(x).permute(0, 2, 3, 1)
-        offset = None
+        offset: Tensor | None = None
+        block: Any  # nn.ModuleList knows its items as modules
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x, offset = checkpoint(self._step, block, x, offset, use_reentrant=False)
@@ -148,7 +150,7 @@ class Stage(nn.Module):
                 x, offset = self._step(block, x, offset)
         return x
 
-    def _step(self, block: Block, x: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _step(self, block: Block, x: Tensor, offset: Tensor | None) -> tuple[Tensor, Any]:
         if block.offset is not None:
             x = x + self.peg(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             offset = block.offset(x)
@@ -201,11 +203,18 @@ class Trunk(nn.Module):
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """Images ``[B, in_chans, H, W]`` to the un-normalised map ``[B, H_i, W_i, C_i]`` of
-        every stage; stage ``i`` has stride ``4 * 2**i``.
+        every stage; stage ``i`` has stride ``4 * 2**i``. ``H`` and ``W`` are any from 3 on.
+
+        Raises:
+            ValueError: another number of dimensions or channels, or fewer pixels.
         """
         if x.dim() != 4 or x.shape[1] != self.stem.in_channels:
             raise ValueError(
                 f'images must be [B, {self.stem.in_channels}, H, W], but are {list(x.shape)}'
+            )
+        if min(x.shape[2:]) < MIN_SIZE:
+            raise ValueError(
+                f'images must be at least {MIN_SIZE} pixels high and wide, but are {list(x.shape)}'
             )
         # Everything after the stem is channels last; in that layout permuting copies nothing.
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
@@ -235,8 +244,8 @@ class Trunk(nn.Module):
             block = int(rest[0]) if part == 'blocks' else 0
             return 1 + sum(depths[: int(stage)]) + block, layers
         if first.startswith('norm'):  # norm0 to norm3, or the one norm of a classifier
-            stage = int(first.removeprefix('norm') or NUM_STAGES - 1)
-            return sum(depths[: stage + 1]), layers
+            level = int(first.removeprefix('norm') or NUM_STAGES - 1)
+            return sum(depths[: level + 1]), layers
         return layers - 1, layers
 
 

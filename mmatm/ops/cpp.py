@@ -1,14 +1,23 @@
-"""C++ backend of the sampling step, for CPU tensors; ``setup.py`` compiles it as ``_C``.
+"""C++ backend of the sampling step, for CPU tensors; ``setup.py`` compiles it.
 
 Results have the same bits in every run and for any number of threads.
 """
 
+from importlib import import_module
+from typing import Any
+
+import torch
 from torch import Tensor
 
+# An extension works with one minor release of torch, so it carries that in its name: those of
+# several environments lie side by side, and none is loaded into a torch that it does not fit.
+_NAME = '_C_torch' + '_'.join(torch.__version__.split('.')[:2])
+_C: Any = None
+load_error = ''  # why the extension is not available
 try:
-    from . import _C
-except ImportError:
-    _C = None
+    _C = import_module(f'.{_NAME}', __package__)
+except ImportError as error:
+    load_error = str(error)
 
 
 def is_available() -> bool:

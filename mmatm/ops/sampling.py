@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,40 +137,34 @@ def _warn_without_extension(device: str) -> None:
         )
 
 
-_MODULES = {'cpp': cpp, 'triton': triton}
+_MODULES: dict[str, Any] = {'cpp': cpp, 'triton': triton}
+
+# torch.library.custom_op, which would do the same in fewer lines, begins with torch 2.4.
+_LIBRARY = torch.library.Library('mmatm', 'DEF')
 
 
-@torch.library.custom_op('mmatm::active_sample', mutates_args=())
-def _forward(x: Tensor, offset: Tensor, backend: str) -> Tensor:
+def _register(schema: str, kernel: Callable, fake: Callable) -> Any:
+    """Define an operator of ``torch.ops.mmatm``; ``fake`` gives its results' shapes alone."""
+    name = _LIBRARY.define(schema)
+    _LIBRARY.impl(name, kernel, 'CompositeExplicitAutograd')
+    _LIBRARY.impl(name, fake, 'Meta')
+    return getattr(torch.ops.mmatm, name).default
+
+
+def _run(x: Tensor, offset: Tensor, backend: str) -> Tensor:
     return _MODULES[backend].forward(x, offset)
 
 
-@torch.library.custom_op('mmatm::active_sample_backward', mutates_args=())
-def _backward(grad: Tensor, x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _run_backward(grad: Tensor, x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     return _MODULES[backend].backward(grad, x, offset)
 
 
-@torch.library.custom_op('mmatm::active_sample_mean', mutates_args=())
-def _forward_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    return cpp.forward_mean(x, offset)
-
-
-@torch.library.custom_op('mmatm::active_sample_mean_backward', mutates_args=())
-def _backward_mean(
-    grad: Tensor, grad_mean: Tensor, x: Tensor, offset: Tensor
-) -> tuple[Tensor, Tensor]:
-    return cpp.backward_mean(grad, grad_mean, x, offset)
-
-
-@_forward.register_fake
-def _(x: Tensor, offset: Tensor, backend: str) -> Tensor:
+def _fake(x: Tensor, offset: Tensor, backend: str) -> Tensor:
     return x.new_empty((*x.shape[:3], 2 * x.shape[3]))
 
 
-@_forward_mean.register_fake
-def _(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    channels = x.shape[3]
-    return x.new_empty((*x.shape[:3], 2 * channels)), x.new_empty((x.shape[0], 3 * channels))
+def _fake_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    return _fake(x, offset, 'cpp'), x.new_empty((x.shape[0], 3 * x.shape[3]))
 
 
 def _fake_backward(*args: Tensor | str) -> tuple[Tensor, Tensor]:
@@ -176,22 +172,43 @@ def _fake_backward(*args: Tensor | str) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), offset.new_empty(offset.shape)
 
 
-_backward.register_fake(_fake_backward)
-_backward_mean.register_fake(_fake_backward)
+_forward = _register('active_sample(Tensor x, Tensor offset, str backend) -> Tensor', _run, _fake)
+_backward = _register(
+    'active_sample_backward(Tensor grad, Tensor x, Tensor offset, str backend) -> (Tensor, Tensor)',
+    _run_backward,
+    _fake_backward,
+)
+_forward_mean = _register(
+    'active_sample_mean(Tensor x, Tensor offset) -> (Tensor, Tensor)',
+    cpp.forward_mean,
+    _fake_mean,
+)
+_backward_mean = _register(
+    'active_sample_mean_backward(Tensor grad, Tensor grad_mean, Tensor x, Tensor offset)'
+    ' -> (Tensor, Tensor)',
+    cpp.backward_mean,
+    _fake_backward,
+)
 
 
-def _save(ctx, inputs: tuple, output: Tensor | tuple) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.backend = inputs[2:]
+def _differentiable(forward: Callable, backward: Callable) -> Callable:
+    """The operator ``forward`` with ``backward``, of its gradients and arguments, as derivative."""
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, offset: Tensor, *backend: str) -> Any:
+            ctx.save_for_backward(x, offset)
+            ctx.backend = backend
+            with torch._C._AutoDispatchBelowAutograd():
+                return forward(x, offset, *backend)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            return *backward(*grads, *ctx.saved_tensors, *ctx.backend), *(None for _ in ctx.backend)
+
+    return Differentiable.apply
 
 
-def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_backward(grad, *ctx.saved_tensors, *ctx.backend), None
-
-
-def _differentiate_mean(ctx, grad: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
-    return _backward_mean(grad, grad_mean, *ctx.saved_tensors)
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
-_forward_mean.register_autograd(_differentiate_mean, setup_context=_save)
+_LIBRARY.impl('active_sample', _differentiable(_forward, _backward), 'Autograd')
+_LIBRARY.impl('active_sample_mean', _differentiable(_forward_mean, _backward_mean), 'Autograd')

@@ -17,6 +17,7 @@ try:
     import triton
     import triton.language as tl
     from triton import jit
+    from triton.language import cast as _  # noqa: F401  Triton 2 lacks it, and cannot compile these
 except ImportError:  # then the kernels below are plain functions that nothing calls
     triton, tl = None, SimpleNamespace(constexpr=None)
 

@@ -40,6 +40,10 @@ def test_published_features_and_gradients(arch, dtype, tolerance):
     if 'grad_image' not in stored:
         return
 
+    if (arch, dtype) == ('xt', torch.float32):
+        # One position is -1.000006 from the border; rounding may put it on the other side of that
+        # token, where the derivative is another. Which side depends on the release of torch.
+        tolerance = 2e-2
     sum(
         (output * torch.from_numpy(weights.cotangent(i, tuple(output.shape))).to(dtype)).sum()
         for i, output in enumerate(outputs)
@@ -65,7 +69,10 @@ def close(value, reference, tolerance):
     assert abs(value - reference).max() <= tolerance * abs(reference).max()
 
 
-@pytest.mark.parametrize('size', [(32, 32), (33, 47), (32, 200), (97, 32)])
+@pytest.mark.parametrize(
+    'size',
+    [(32, 32), (33, 47), (32, 200), (97, 32), (31, 31), (31, 4096), (4096, 31), (3, 3), (3, 50)],
+)
 def test_any_size(size):
     model = ATMNet(TINY)
     levels = model(torch.randn(1, 3, *size))
@@ -74,6 +81,21 @@ def test_any_size(size):
         assert level.shape == (1, channels, height, width)
         assert level.is_contiguous()
         height, width = (height + 1) // 2, (width + 1) // 2
+
+
+@pytest.mark.parametrize('size', [(2, 32), (32, 2), (0, 32)])
+def test_too_small_images_are_refused(size):
+    with pytest.raises(ValueError, match='at least 3 pixels high and wide'):
+        ATMNet(TINY)(torch.randn(1, 3, *size))
+
+
+def test_a_batch_of_64_gives_what_each_image_gives():
+    torch.manual_seed(0)
+    model = ATMNet(TINY).double()
+    images = torch.randn(64, 3, 32, 48, dtype=torch.float64)
+    singles = zip(*(model(image[None]) for image in images), strict=True)
+    for batch, single in zip(model(images), singles, strict=True):
+        torch.testing.assert_close(batch, torch.cat(single))
 
 
 def test_out_indices_create_only_what_they_need():

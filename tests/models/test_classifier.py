@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint, save_checkpoint
 from safetensors.torch import save_file
@@ -275,7 +276,10 @@ def mm_file(model, path):
     classifier = mm_classifier()
     torch.save(model.state_dict(), path)
     load_checkpoint(classifier, str(path))
-    save_checkpoint({'meta': {}, 'state_dict': classifier.state_dict()}, str(path))
+    history = HistoryBuffer([1.0], [1])  # as mmengine's runner stores it
+    log = {'log_scalars': {'train/loss': history}}
+    state = classifier.state_dict()
+    save_checkpoint({'meta': {}, 'state_dict': state, 'message_hub': log}, str(path))
 
 
 FILES = {

@@ -10,6 +10,10 @@ from mmatm.ops import active_sample, active_sample_mean, available_backends, cpp
 from mmatm.ops.sampling import _forward, _forward_mean
 
 compiled = pytest.mark.skipif(not cpp.is_available(), reason='the C++ extension is not built')
+compiles = pytest.mark.skipif(
+    not hasattr(torch.library, 'opcheck'),
+    reason=f'torch {torch.__version__} can neither compile, export nor check operators like ours',
+)
 
 
 def arguments(requires_grad=True):
@@ -48,11 +52,13 @@ def test_every_backend_gives_samples_means_and_gradients(backend):
 
 
 @compiled
+@compiles
 def test_opcheck():
     torch.library.opcheck(_forward, (*arguments(), 'cpp'))
     torch.library.opcheck(_forward_mean, arguments())
 
 
+@compiles
 @pytest.mark.parametrize('backend', available_backends('cpu'))
 def test_compiles_without_a_graph_break(backend):
     x, offset = arguments()
@@ -65,6 +71,7 @@ def test_compiles_without_a_graph_break(backend):
     torch.testing.assert_close(grads, torch.autograd.grad(function(x, offset), (x, offset)))
 
 
+@compiles
 def test_default_backend_compiles_and_exports():
     class Module(torch.nn.Module):
         def forward(self, x, offset):
@@ -77,6 +84,23 @@ def test_default_backend_compiles_and_exports():
     torch.testing.assert_close(compiled_module(*inputs), expected)
     exported = torch.export.export(Module(), inputs)
     torch.testing.assert_close(exported.module()(*inputs), expected)
+
+
+@compiled
+def test_no_second_derivative():
+    x, offset = arguments()
+    (grad,) = torch.autograd.grad(active_sample(x, offset).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
+
+
+@compiled
+def test_operator_is_differentiable_by_its_own_name():
+    x, offset = arguments()
+    out = torch.ops.mmatm.active_sample(x, offset, 'cpp')
+    grads = torch.autograd.grad(out.square().sum(), (x, offset))
+    expected = torch.autograd.grad(active_sample(x, offset).square().sum(), (x, offset))
+    torch.testing.assert_close(grads, expected, rtol=0, atol=0)
 
 
 def test_fake_tensors_get_the_shapes():

@@ -18,9 +18,12 @@ from mmatm.ops import triton as backend
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-TRITON = importlib.util.find_spec('triton') is not None
+TRITON = backend.triton is not None
 
-runs_kernels = pytest.mark.skipif(not (CUDA or INTERPRETED), reason='see test_in_interpreter')
+runs_kernels = pytest.mark.skipif(
+    not (CUDA or INTERPRETED),
+    reason='see test_in_interpreter' if TRITON else 'Triton 3 is not installed',
+)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # The interpreter cuts what does not fit bfloat16 off instead of rounding.

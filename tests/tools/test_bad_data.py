@@ -263,6 +263,20 @@ def test_exif_rotation_is_applied(coco, ade):
     build(SEGMENTOR, ade, 'train')[0]
 
 
+@pytest.mark.parametrize('size', [(31, 4096), (4096, 31), (31, 31)])
+def test_thin_pictures_are_evaluated_but_not_trained_on(size, coco):
+    """The COCO settings of mmdet leave pictures of less than 32 pixels out of training."""
+    Image.fromarray(picture(*size)).save(coco.root / 'val2017' / 'one.jpg', **JPEG)
+    coco.image.update(zip(('height', 'width'), size, strict=True))
+    coco.annotation.update(bbox=[2, 2, 20, 20], segmentation=[[2, 2, 22, 2, 22, 22, 2, 22]])
+    assert coco.instances('val').ori_shape == size
+    coco.content['images'].append({**coco.image, 'id': 8, 'height': SIZE, 'width': SIZE})
+    coco.content['annotations'].append({**coco.annotation, 'id': 32, 'image_id': 8})
+    coco.write()
+    dataset = build(DETECTOR, coco.root, 'train')
+    assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [8]
+
+
 # COCO annotations: handled by mmdet
 
 
@@ -391,6 +405,13 @@ def test_ids_that_are_there_twice_are_refused(name, coco):
     (problem,) = coco.problems()
     assert problem.startswith('broken: ')
     assert f'lists the id {coco.content[name][0]["id"]} of {name} twice' in problem
+
+
+def test_no_annotations_at_all(coco):
+    coco.content['annotations'].clear()
+    (problem,) = coco.problems()
+    assert problem.startswith('broken: ')
+    assert problem.endswith('lists no annotation')
 
 
 @pytest.mark.parametrize('size', [0, -1, 'tall', None])

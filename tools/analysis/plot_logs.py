@@ -46,6 +46,8 @@ def main() -> None:
             steps = sorted(run[key])
             values = [run[key][step] for step in steps]
             axis.plot(steps, values, marker='.' if len(steps) < 20 else '', label=name)
+            if values:
+                print(f'{key} of {name}: {values[-1]:.4g} at the end')
         axis.set_title(key)
         axis.set_xlabel('epoch' if '/' in key and is_by_epoch(runs) else 'iteration')
         axis.grid(alpha=0.3)

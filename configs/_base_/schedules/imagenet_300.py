@@ -17,4 +17,8 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=1024)
 # A decay of 0.99996. The average is what is evaluated, and what a checkpoint's state_dict holds.
-custom_hooks = [dict(type='FiniteLossHook'), dict(type='EMAHook', momentum=4e-5)]
+custom_hooks = [
+    dict(type='FiniteLossHook'),
+    dict(type='CheckDataHook'),
+    dict(type='EMAHook', momentum=4e-5),
+]

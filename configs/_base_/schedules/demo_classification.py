@@ -1,0 +1,16 @@
+"""A schedule of minutes on a CPU, from scratch."""
+
+_base_ = ['./imagenet_300.py', '../classification_runtime.py']
+max_epochs = 6
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-3, betas=(0.9, 0.99), fused=True), clip_grad=dict(max_norm=5.0)
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True),
+]
+auto_scale_lr = dict(base_batch_size=16)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=2))
+custom_hooks = [dict(type='FiniteLossHook'), dict(type='CheckDataHook')]
+randomness = dict(seed=0)

@@ -1,0 +1,129 @@
+"""Versions and builds of what mmatm runs on, and the mixtures of them that cannot work.
+
+Everything here works in a broken environment too: it imports other packages only inside functions,
+and reports what fails instead of failing.
+"""
+
+import platform
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+# Import name -> the distributions that provide it: OpenMMLab's, OneDL's, and reduced builds.
+_MM_PACKAGES = {
+    'mmengine': ('mmengine', 'onedl-mmengine', 'mmengine-lite'),
+    'mmcv': ('mmcv', 'onedl-mmcv', 'mmcv-lite', 'mmcv-full'),
+    'mmdet': ('mmdet', 'onedl-mmdetection'),
+    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+}
+_OTHERS = {name: (name,) for name in ('torch', 'torchvision', 'timm', 'numpy', 'triton')}
+
+
+def collect_env() -> dict[str, str]:
+    """All that a bug report needs to say about the environment, as ``name -> value``.
+
+    Begins with what mmengine's own ``collect_env`` finds (GPU, compilers, build of torch). Broken
+    mixtures come last, under ``problem 1`` and so on.
+    """
+    env: dict[str, str] = {}
+    try:
+        from mmengine.utils.dl_utils import collect_env as collect_mmengine
+
+        env.update((name, str(value)) for name, value in collect_mmengine().items())
+    except Exception as error:  # whatever a broken environment fails with
+        env['mmengine.utils.collect_env'] = _failure(error)
+    for useless in ('numpy_random_seed', 'MUSA available', 'MMEngine'):
+        env.pop(useless, None)
+    from ..version import __version__
+
+    env['platform'] = platform.platform()
+    env['mmatm'] = __version__
+    for name, distributions in (_OTHERS | _MM_PACKAGES).items():
+        env[name] = ' and '.join(_installed(*distributions)) or 'not installed'
+    env['compiled operators of mmcv'] = 'yes' if _mmcv_has_operators() else 'no'
+    env['operator backends'] = _backends()
+    env.update((f'problem {n}', text) for n, text in enumerate(find_problems(thorough=True), 1))
+    return env
+
+
+def find_problems(thorough: bool = False) -> Iterator[str]:
+    """Why this environment cannot work, one sentence with the remedy each.
+
+    Args:
+        thorough: also import torchvision and timm to see whether they load.
+    """
+    for name, distributions in _MM_PACKAGES.items():
+        installed = _installed(*distributions)
+        if len(installed) > 1:
+            names = ' '.join(i.split()[0] for i in installed)
+            yield (
+                f'{name} is installed twice, by {" and ".join(installed)}, whose files overwrite '
+                f'each other: run "pip uninstall -y {names}" and install the one that you want '
+                'again'
+            )
+    if find_spec('mmengine') is None:
+        yield (
+            "mmatm needs the package 'mmengine', which is not installed: get it with "
+            '"pip install \'onedl-mmengine>=0.10.12\'" (maintained, any torch) or '
+            "\"pip install 'mmengine>=0.10.7'\" (OpenMMLab's last release, torch < 2.6); never both"
+        )
+    if find_spec('mmdet') and find_spec('mmcv') and not _mmcv_has_operators():
+        name = 'mmcv' if _installed('mmcv') else 'onedl-mmcv'
+        yield (
+            'mmdet cannot be imported, because mmcv is installed without its compiled operators: '
+            f'remove it and run "make setup", or "pip install --no-build-isolation {name}" after '
+            'torch'
+        )
+    if thorough:
+        for name in ('torchvision', 'timm'):
+            try:
+                import_module(name)
+            except Exception as error:  # torchvision raises a RuntimeError
+                yield explain(error) or f'{name} cannot be imported: {_failure(error)}'
+                break
+
+
+def explain(error: Exception) -> str | None:
+    """The cause and the remedy of an exception at import, where it is known."""
+    if 'torchvision' not in str(error) or isinstance(error, ModuleNotFoundError):
+        return None
+    found = ' and '.join(_installed('torch', 'torchvision'))
+    return (
+        f'{found} are not from one build ({_failure(error)}): install both from the same place, '
+        'e.g. "pip install --force-reinstall torch torchvision"'
+    )
+
+
+def _installed(*distributions: str) -> list[str]:
+    """``NAME VERSION`` of each distribution that is installed."""
+    found = []
+    for name in distributions:
+        try:
+            found.append(f'{name} {version(name)}')
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _mmcv_has_operators() -> bool:
+    spec = find_spec('mmcv')  # mmcv._ext would import mmcv, which takes a second
+    folders = spec.submodule_search_locations or [] if spec else []
+    return any(file for folder in folders for file in Path(folder).glob('_ext.*'))
+
+
+def _backends() -> str:
+    try:
+        from ..ops import available_backends, cpp, triton
+    except Exception as error:  # torch does not load
+        return _failure(error)
+    state = f'cpp {cpp.capability()}' if cpp.is_available() else f'cpp not built ({cpp.load_error})'
+    names = ', '.join(available_backends('cuda' if triton.is_available() else 'cpu'))
+    return f'{names}; {state}; triton {"available" if triton.is_available() else "not available"}'
+
+
+def _failure(error: Exception) -> str:
+    lines = str(error).splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0]}'

@@ -1,0 +1,108 @@
+"""The third task through tools/train.py and tools/test.py, as docs/classification.md shows it."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from commands import ROOT, derive, metrics, run
+from reference import published_state_dict
+
+CONFIG = 'configs/classification/atmnet_xt_in1k.py'
+BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'classification.md').read_text(), re.S)
+LOADERS = ('train', 'val', 'test')
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """ImageNet's layout with two classes of one colour each."""
+    root = tmp_path_factory.mktemp('imagenet')
+    random = np.random.default_rng(0)
+    for split, count in (('train', 4), ('val', 2)):
+        for label, name in enumerate(('circle', 'square')):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 100, (40, 48, 3), dtype=np.uint8)
+                pixels[..., label] += 155
+                Image.fromarray(pixels).save(root / split / name / f'{i}.jpg')
+    return root
+
+
+@pytest.fixture(scope='module')
+def config(folders, tmp_path_factory):
+    """The documented config for own folders, shortened, on published weights."""
+    pytest.importorskip('mmpretrain')
+    folder = tmp_path_factory.mktemp('config')
+    torch.save({'model': published_state_dict('xt', head=True)}, folder / 'published.pth')
+    (own,) = (block for block in BLOCKS if block.startswith('_base_'))
+    base, rest = own.split('\n', 1)
+    assert base == "_base_ = './atmnet_t_in1k.py'"
+    for old, new in [('data/mine', folders), ('atmnet_t.pth', folder / 'published.pth')]:
+        assert old in rest
+        rest = rest.replace(old, str(new))
+    small = ''.join(
+        f'{s}_dataloader.update(dict(batch_size=4, num_workers=0, persistent_workers=False))\n'
+        for s in ('train', 'val')
+    )
+    return derive(CONFIG, rest + small + 'train_cfg = dict(max_epochs=1)\n', folder / 'mine.py')
+
+
+@pytest.fixture(scope='module')
+def work_dir(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('work')
+    run('tools/train.py', config, '--work-dir', folder, '--cfg-options',
+        'train_dataloader.dataset.pipeline.1.scale=64', 'log_level=WARNING')  # fmt: skip
+    return folder
+
+
+def test_trains_and_its_weights_load_into_timm(work_dir):
+    file = work_dir / 'epoch_1.pth'
+    model = timm.create_model('atmnet_xt', num_classes=2, checkpoint_path=str(file))
+    start = published_state_dict('xt', head=True)
+    torch.testing.assert_close(
+        model.stem.weight, start['patch_embed.proj.weight'], atol=1e-3, rtol=0
+    )
+    assert not torch.equal(model.stem.weight, start['patch_embed.proj.weight'])
+
+
+@pytest.mark.parametrize('options', [['--show-dir'], ['--tta']])
+def test_evaluates(config, work_dir, tmp_path, options):
+    out, pictures = tmp_path / 'predictions.pkl', tmp_path / 'pictures'
+    if options == ['--show-dir']:
+        options = ['--show-dir', pictures]
+    run('tools/test.py', config, f'ema:{work_dir / "epoch_1.pth"}', '--work-dir', tmp_path,
+        '--out', out, *options)  # fmt: skip
+    predictions = pickle.loads(out.read_bytes())
+    assert [p['pred_score'].shape for p in predictions] == [(2,)] * 4
+    right = sum(int(p['pred_label']) == int(p['gt_label']) for p in predictions)
+    assert metrics(tmp_path)['accuracy/top1'] == pytest.approx(100 * right / 4)
+    assert pictures.exists() == (options[0] == '--show-dir')
+
+
+def test_missing_data_is_named(tmp_path):
+    pytest.importorskip('mmpretrain')
+    printed = run('tools/train.py', CONFIG, '--work-dir', tmp_path, '--cfg-options',
+                  'train_dataloader.dataset.data_root=nowhere', code=1)  # fmt: skip
+    assert 'nowhere/train' in printed
+
+
+def test_missing_package_is_named():
+    from common import _how_to_install
+
+    said = _how_to_install('mmpretrain', CONFIG)
+    assert CONFIG in said
+    assert 'pip install onedl-mmpretrain' in said
+
+
+def test_timm_example():
+    (example,) = (block for block in BLOCKS if block.startswith('import timm'))
+    names = {}
+    exec(example, names)  # the project's own documentation
+    assert [level.shape[1:] for level in names['levels']] == [
+        (128, 28, 28), (320, 14, 14), (512, 7, 7)
+    ]  # fmt: skip
+    assert names['model'].num_classes == 10

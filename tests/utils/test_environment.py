@@ -1,0 +1,141 @@
+"""The environment's description, also of environments that are broken in ways that happen."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from commands import ROOT, environment
+from mmatm import __version__
+from mmatm.utils import collect_env, find_problems
+from mmatm.utils import environment as module
+from mmatm.utils.environment import explain
+
+
+def python(folder, *arguments):
+    """Run Python where the modules and distributions in ``folder`` come before all others."""
+    path = f'{folder}:{ROOT}'
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**environment(), 'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def distribution(folder, name, number):
+    info = folder / f'{name.replace("-", "_")}-{number}.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n')
+
+
+def package(folder, name, code=''):
+    (folder / name).mkdir()
+    (folder / name / '__init__.py').write_text(code)
+
+
+def test_collect_env_names_what_is_installed():
+    env = collect_env()
+    assert env['mmatm'] == __version__
+    assert env['torch'] == f'torch {version("torch")}'
+    assert env['PyTorch'] == torch.__version__
+    assert 'mmengine' in env['mmengine']
+    assert 'reference' in env['operator backends']
+    assert all(isinstance(value, str) for value in env.values())
+    assert not [name for name in env if name.startswith('problem')]
+
+
+def test_this_environment_works():
+    assert not list(find_problems(thorough=True))
+
+
+def test_report_from_the_command_line(tmp_path):
+    done = python(tmp_path, '-m', 'mmatm.env')
+    assert done.returncode == 0, done.stderr
+    assert 'RuntimeWarning' not in done.stderr
+    assert f'mmatm: {__version__}\n' in done.stdout
+    assert 'problem' not in done.stdout
+
+
+@pytest.mark.parametrize('name', ['mmengine', 'mmcv', 'mmdet', 'mmseg'])
+def test_two_distributions_of_a_package(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    both = module._MM_PACKAGES[name][:2]
+    for number, each in enumerate(both):
+        distribution(tmp_path, each, f'9.{number}')
+    (problem,) = find_problems()
+    assert f'{both[0]} 9.0 and {both[1]} 9.1' in problem
+    assert f'pip uninstall -y {both[0]} {both[1]}' in problem
+    assert '\n' not in problem
+
+
+def test_two_distributions_stop_the_import_but_not_the_report(tmp_path):
+    for name in ('mmcv', 'onedl-mmcv'):
+        distribution(tmp_path, name, '9.9')
+    done = python(tmp_path, '-c', 'import mmatm')
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith('ImportError: mmcv is installed twice')
+    assert 'python -m mmatm.env' in last
+    package(tmp_path, 'torch', 'raise OSError("libtorch.so: no such file")')
+    done = python(tmp_path, '-m', 'mmatm.env')
+    assert done.returncode == 0, done.stderr
+    assert 'operator backends: OSError: libtorch.so: no such file\n' in done.stdout
+    assert 'mmcv: mmcv 9.9 and onedl-mmcv 9.9\n' in done.stdout
+    assert 'problem 1: mmcv is installed twice' in done.stdout
+
+
+def test_mmcv_without_operators(tmp_path):
+    package(tmp_path, 'mmcv')
+    package(tmp_path, 'mmdet')
+    done = python(tmp_path, '-c', 'import mmatm')
+    assert 'without its compiled operators' in done.stderr.splitlines()[-1]
+    (tmp_path / 'mmcv' / '_ext.cpython-311.so').touch()
+    assert python(tmp_path, '-c', 'import mmatm').returncode == 0
+
+
+def test_torchvision_of_another_build(tmp_path):
+    package(
+        tmp_path, 'torchvision', 'raise RuntimeError("operator torchvision::nms does not exist")'
+    )
+    distribution(tmp_path, 'torchvision', '0.1.2+cpu')
+    done = python(tmp_path, '-c', 'import mmatm')
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith('ImportError: torch ')
+    assert 'torchvision 0.1.2+cpu are not from one build' in last
+    assert 'pip install' in last
+    done = python(tmp_path, '-m', 'mmatm.env')
+    assert done.returncode == 0, done.stderr
+    assert 'torchvision: torchvision 0.1.2+cpu\n' in done.stdout
+    assert 'problem 1: torch ' in done.stdout
+
+
+def test_other_failures_are_left_as_they_are(tmp_path):
+    package(tmp_path, 'timm', 'raise OSError("a damaged disk")')
+    done = python(tmp_path, '-c', 'import mmatm')
+    assert done.stderr.splitlines()[-1] == 'OSError: a damaged disk'
+    assert explain(ModuleNotFoundError("No module named 'torchvision'")) is None
+
+
+def test_a_thorough_search_names_what_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    (problem,) = find_problems(thorough=True)
+    assert problem.startswith('timm cannot be imported: ModuleNotFoundError')
+
+
+def test_missing_mmengine(monkeypatch):
+    monkeypatch.setattr(module, 'find_spec', lambda name: None)
+    (problem,) = find_problems()
+    assert "'mmengine'" in problem
+    assert 'pip install' in problem
+
+
+def test_missing_extension_is_explained(monkeypatch):
+    from mmatm.ops import cpp
+
+    monkeypatch.setattr(cpp, '_C', None)
+    monkeypatch.setattr(cpp, 'load_error', 'undefined symbol')
+    assert 'cpp not built (undefined symbol)' in collect_env()['operator backends']

@@ -4,18 +4,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmatm.models import linear as module
 from mmatm.models.linear import Linear, linear, linear_backward, linear_is_convolution
 
-convolves = pytest.mark.skipif(
-    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
-    reason='torch was built without MKL or without oneDNN',
+
+@pytest.fixture(autouse=True, params=['convolution', 'linear'])
+def form(request, monkeypatch):
+    """Both forms, whatever the processor."""
+    convolves = request.param == 'convolution'
+    if convolves and not torch.backends.mkldnn.is_available():
+        pytest.skip('torch was built without oneDNN')
+    monkeypatch.setattr(module, 'onednn_is_faster', lambda: convolves)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ('cpuinfo', 'faster'),
+    [
+        ('vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t: 2\n', True),
+        ('vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t: 17\n', False),
+        ('vendor_id\t: GenuineIntel\ncpu family\t: 26\n', False),
+        ('Processor\t: ARM\n', False),
+        (None, False),
+    ],
 )
+def test_which_processors(cpuinfo, faster, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    file = tmp_path / 'cpuinfo'
+    if cpuinfo:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(module, 'Path', lambda _: file)
+    assert module.onednn_is_faster.__wrapped__() is (faster and torch.backends.mkl.is_available())
 
 
-@convolves
-def test_which_products_are_convolutions():
+def test_which_products_are_convolutions(form):
     large = torch.zeros(1, 20, 20, 64)
-    assert linear_is_convolution(large)
+    assert linear_is_convolution(large) is (form == 'convolution')
     assert not linear_is_convolution(large[:, :4])
     assert not linear_is_convolution(large.double())
     with torch.autocast('cpu', torch.bfloat16):

@@ -2,7 +2,7 @@
 
 Every picture is a random crop of a real photograph (those that scikit-image ships in its wheel)
 with solid shapes pasted on it: circles, triangles, squares and stars. Scenes of one to three
-shapes, which may cover one another, are written in two layouts, and smaller pictures of a single
+shapes, which may cover one another, are written in two layouts, and close-ups of a single
 shape, the same number of each class, in a third:
 
     OUT/coco/annotations/instances_{train,val}2017.json    COCO instances, polygons
@@ -224,6 +224,23 @@ def write_scenes(
     coco_json.write_text(json.dumps(document))
 
 
+def close_up(
+    rng: np.random.Generator, scene: np.ndarray, shapes: Instances, size: int
+) -> np.ndarray:
+    """Cut the surroundings of the shapes out of a scene: (size, size, 3) uint8.
+
+    The shapes fill a half to most of the picture, as objects do in ImageNet's.
+    """
+    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for _, p in shapes for polygon in p])
+    low, high = corners.min(0), corners.max(0)
+    side = min(int(rng.uniform(1.15, 1.8) * (high - low).max()), len(scene))
+    margin = rng.uniform(0.2, 0.8, 2) * (side - (high - low))
+    left, top = np.clip(low - margin, 0, len(scene) - side).astype(int)
+    return cv2.resize(
+        scene[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA
+    )
+
+
 def write_single_shapes(
     root: Path, split: str, photos: list[np.ndarray], count: int, size: int, seed: int
 ) -> None:
@@ -235,7 +252,8 @@ def write_single_shapes(
     for number in tqdm(range(count), desc=f'imagenet {split}', unit='picture'):
         rng = np.random.default_rng([seed, len(SPLITS) + index, number])  # none of the scenes'
         label = number % len(CLASSES)
-        picture, _ = draw_scene(rng, photos[rng.integers(len(photos))], size, [label])
+        scene, shapes = draw_scene(rng, photos[rng.integers(len(photos))], 2 * size, [label])
+        picture = close_up(rng, scene, shapes, size)
         file = folders[label] / f'{CLASSES[label]}_{split}_{number + 1:08}.jpg'
         file.write_bytes(encode(picture))
 
@@ -268,7 +286,7 @@ def main(argv: list[str] | None = None) -> None:
         'size': (128, 32, 1024, 'side of a scene in pixels'),
         'imagenet-train': (4000, fewest, MAX_PICTURES, 'number of training pictures of one shape'),
         'imagenet-val': (400, fewest, MAX_PICTURES, 'number of validation pictures of one shape'),
-        'imagenet-size': (96, 32, 1024, 'side of a picture of one shape in pixels'),
+        'imagenet-size': (64, 32, 1024, 'side of a picture of one shape in pixels'),
         'seed': (0, 0, 2**32 - 1, 'another seed makes other pictures'),
     }
     for name, (default, _, _, meaning) in numbers.items():

@@ -83,9 +83,9 @@ def write(root, text):
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(16, 16), keep_ratio=True),
-    dict(type='PackDetInputs'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='mmdet.Resize', scale=(16, 16), keep_ratio=True),
+    dict(type='mmdet.PackDetInputs'),
 ]
 
 

@@ -71,7 +71,7 @@ def test_killed_process_ends_the_job(seg_options, tmp_path):
     with (tmp_path / 'output.txt').open('w') as output:
         job = subprocess.Popen(
             ['bash', *map(str, script)],
-            cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True,
+            cwd=ROOT, env=environment(), stdout=output, stderr=output,
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 280
@@ -79,32 +79,35 @@ def test_killed_process_ends_the_job(seg_options, tmp_path):
             assert job.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.kill(process_of_rank(1, job.pid), signal.SIGKILL)
+        os.kill(processes(tmp_path)[1], signal.SIGKILL)
         assert job.wait(timeout=60) != 0
+        assert not processes(tmp_path)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
+        for process in (job.pid, *processes(tmp_path).values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     assert 'Signal 9 (SIGKILL)' in (tmp_path / 'output.txt').read_text()
 
 
-def process_of_rank(rank, group):
-    """Id of the training process with that rank in a process group (Linux only)."""
+def processes(work_dir):
+    """Ids of the processes that train in ``work_dir``, by rank (Linux only)."""
+    found = {}
     for folder in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):  # of another user, or gone
-            names = (folder / 'environ').read_bytes().split(b'\0')
-            arguments = (folder / 'cmdline').read_bytes().split(b'\0')
-            ours = os.getpgid(int(folder.name)) == group
-            if ours and f'RANK={rank}'.encode() in names and b'tools/train.py' in arguments:
-                return int(folder.name)
-    raise AssertionError(f'no process has rank {rank}')
+            names = (folder / 'environ').read_bytes().decode(errors='replace').split('\0')
+            ranks = [name for name in names if name.startswith('RANK=')]
+            if ranks and str(work_dir).encode() in (folder / 'cmdline').read_bytes():
+                found[int(ranks[0].removeprefix('RANK='))] = int(folder.name)
+    return found
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(segmentor, tmp_path):
     """A disk with room for one checkpoint of a segmentor, and not for two."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=150m', 'tmpfs', str(folder)]
+    size = 1.5 * (segmentor / 'iter_2.pth').stat().st_size
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={size:.0f}', 'tmpfs', str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip('a disk can only be mounted by root')
     yield folder

@@ -43,7 +43,7 @@ evaluation = dict(batch_size=1, num_workers=0, persistent_workers=False)
 DETECTION = """
 model = dict(
     backbone=dict(arch=dict(_delete_=True, **arch), drop_path_rate=0.3),
-    neck=dict(in_channels=list(arch['widths'])),
+    neck=dict(in_channels=list(arch['widths'][:3])),
 )
 train_dataloader = dict(dataset=dict(data_root='{data}/coco/'), **loader)
 val_dataloader = dict(dataset=dict(data_root='{data}/coco/'), **evaluation)
@@ -66,7 +66,7 @@ val_dataloader = dict(dataset=dict(data_root='{data}/ade20k'), **evaluation)
 test_dataloader = val_dataloader
 train_cfg = dict(max_iters=20, val_interval=5)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=3, max_keep_ckpts=-1))
-randomness = dict(_delete_=True)
+randomness = dict(_delete_=True, seed=None)
 """
 TASKS = {
     'detector': (DETECTOR, COMMON.format(persistent=False) + DETECTION, 'epoch'),

@@ -15,7 +15,12 @@ MESSAGES = list(messages())
 
 
 def says(phrase, text):
-    """Whether a phrase of the page is part of a message; a gap in it stands for anything."""
+    """Whether a phrase of the page is part of a message; a gap in it stands for anything.
+
+    One too short to be specific has to be all of the message.
+    """
+    if not specific(phrase):
+        return phrase == text
     return re.search('.*?'.join(map(re.escape, phrase.split(GAP))), text) is not None
 
 
@@ -32,7 +37,6 @@ def test_message_has_its_cause(where, text):
 
 @pytest.mark.parametrize('phrase', PHRASES)
 def test_page_quotes_no_other_message(phrase):
-    assert specific(phrase)
     assert any(says(phrase, text) for _, text in MESSAGES)
 
 

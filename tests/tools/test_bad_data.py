@@ -522,7 +522,8 @@ def test_label_maps_out_of_range_are_named(values, dtype, said, loader, split, a
 def test_16_bits_with_small_labels_are_read(ade):
     relabel(ade, Image.fromarray(np.full((SIZE, SIZE), 3, np.uint16)))
     sample = build(SEGMENTOR, ade, 'train')[0]
-    assert sample['data_samples'].gt_sem_seg.data.unique().tolist() == [2]
+    # The corners of a turned picture are ignored.
+    assert set(sample['data_samples'].gt_sem_seg.data.unique().tolist()) - {255} == {2}
     assert not list(prepare_data.check_ade20k(ade, True, 0))
 
 

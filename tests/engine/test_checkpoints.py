@@ -353,9 +353,9 @@ def test_other_folder_for_checkpoints(tmp_path):
     config = settings(tmp_path / 'work', stop=13, out_dir=str(tmp_path / 'out'))
     with pytest.raises(Killed):
         train(config)
-    spoil(tmp_path / 'out/work/epoch_2.pth', 'truncated')
+    spoil(tmp_path / 'out' / 'work' / 'epoch_2.pth', 'truncated')
     train(dict(config, custom_hooks=[]), resume=True)
-    assert (tmp_path / 'out/work/epoch_4.pth').is_file()
+    assert (tmp_path / 'out' / 'work' / 'epoch_4.pth').is_file()
     assert 'epoch_1.pth instead' in warnings(tmp_path / 'work')
 
 

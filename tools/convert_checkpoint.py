@@ -9,17 +9,17 @@ have, and the heads of detectors and segmentors, for which the authors have no n
 
 import argparse
 import hashlib
-import os
+import io
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from common import add_trust_flag
+from mmatm.files import write_atomically
 from mmatm.models import ARCHS, ATMNet, CheckpointError, read_checkpoint
 from mmatm.models.checkpoint import (
     adapt_state_dict,
@@ -59,9 +59,11 @@ def main() -> None:
             content = {'meta': meta, 'state_dict': converted}
         elif args.to == 'published':
             content = {'model': converted}
-        file = write(dst, lambda path: torch.save(content, path))
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        file = write(dst, buffer.getvalue())
     else:
-        file = write(dst, lambda path: save_file(converted, path))
+        file = write(dst, safetensors.torch.save(converted))
     print(f'{file}: ATMNet-{arch}, {len(converted)} tensors for {args.to}')
     if left_out:
         print(f'{left_out} tensors that this layout has no names for were left out')
@@ -148,26 +150,12 @@ def convert(weights: dict[str, Tensor], arch: str, to: str) -> dict[str, Tensor]
     return converted
 
 
-def write(dst: Path, save: Any) -> Path:
-    """Save beside ``dst``, and only when that has succeeded give it its name with the hash."""
-    descriptor, name = tempfile.mkstemp(dir=dst.parent, prefix=f'.{dst.stem}', suffix=dst.suffix)
-    os.close(descriptor)
-    try:
-        save(name)
-        digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
-        final = dst.with_name(f'{dst.stem}-{digest[:8]}{dst.suffix}')
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, final)
-    except BaseException:
-        os.unlink(name)
-        raise
+def write(dst: Path, content: bytes) -> Path:
+    """Write a file with the hash of its content in its name, all or nothing."""
+    digest = hashlib.sha256(content).hexdigest()
+    final = dst.with_name(f'{dst.stem}-{digest[:8]}{dst.suffix}')
+    write_atomically(final, content)
     return final
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 if __name__ == '__main__':

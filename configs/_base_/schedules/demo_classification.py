@@ -1,7 +1,7 @@
 """A schedule of minutes on a CPU, from scratch."""
 
 _base_ = ['./imagenet_300.py', '../classification_runtime.py']
-max_epochs = 6
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3, betas=(0.9, 0.99), fused=True), clip_grad=dict(max_norm=5.0)

@@ -75,10 +75,10 @@ coverage: setup ## run the tests and print which lines of mmatm/ they ran; below
 		--cov --cov-report=term --cov-fail-under=95
 
 killtest: setup ## kill a detector's and a segmentor's training 20 times each, and resume it
-	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest -s tests/tools/test_kill.py
+	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest --numprocesses 2 -rP tests/tools/test_kill.py
 
 fuzz: setup memcheck ## throw thousands of random and broken inputs at mmatm
-	OMP_NUM_THREADS=1 MMATM_FUZZ=10 $(BIN)/python -m pytest tests/fuzz
+	OMP_NUM_THREADS=1 MMATM_FUZZ=10 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 tests/fuzz
 
 lint: setup ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

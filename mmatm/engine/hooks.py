@@ -22,7 +22,9 @@ class FiniteLossHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Look at every loss of this iteration; the sum is named only if all its terms are fine."""
-        losses = {k: float(torch.as_tensor(v)) for k, v in (outputs or {}).items() if 'loss' in k}
+        losses = {
+            k: torch.as_tensor(v).detach().item() for k, v in (outputs or {}).items() if 'loss' in k
+        }
         total = losses.pop('loss', 0.0)
         bad = {k: v for k, v in losses.items() if not _finite(v)}
         if not bad and not _finite(total):

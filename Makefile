@@ -64,14 +64,14 @@ $(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt mmatm/ops/c
 	@touch $@
 
 test: setup ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-openmmlab: ## run the tests on OpenMMLab's last releases, in .venv-openmmlab
 	$(MAKE) test STACK=openmmlab VENV=.venv-openmmlab
 
 # Processes that the tests start are counted too, among them the one with Triton's interpreter.
 coverage: setup ## run the tests and print which lines of mmatm/ they ran; below 95 % is an error
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
 		--cov --cov-report=term --cov-fail-under=95
 
 killtest: setup ## kill a detector's and a segmentor's training 20 times each, and resume it

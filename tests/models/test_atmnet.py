@@ -40,9 +40,10 @@ def test_published_features_and_gradients(arch, dtype, tolerance):
     if 'grad_image' not in stored:
         return
 
-    if (arch, dtype) == ('xt', torch.float32) and torch.__version__ < (2, 2):
-        # One position is at -1.000006. The rounding of torch 2.1 puts it on the other side of -1,
-        # where the derivative is another.
+    if dtype == torch.float32:
+        # The derivative jumps where a sampling position is an integer. Of tens of thousands of
+        # positions some lie within float32's rounding of one (1e-6 away in t, 6e-6 in xt), and on
+        # which side they fall depends on the processor. float64 holds every gradient to 1e-9.
         tolerance = 2e-2
     sum(
         (output * torch.from_numpy(weights.cotangent(i, tuple(output.shape))).to(dtype)).sum()

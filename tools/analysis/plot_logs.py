@@ -50,11 +50,12 @@ def main() -> None:
                 print(f'{key} of {name}: {values[-1]:.4g} at the end')
         axis.set_title(key)
         axis.set_xlabel('epoch' if '/' in key and is_by_epoch(runs) else 'iteration')
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(keys) :]:
         axis.remove()
     if len(runs) > 1:
-        axes.flat[0].legend()
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside lower center')
     figure.savefig(args.out, dpi=100)
     print(f'{len(keys)} curves of {len(runs)} runs: {Path(args.out).resolve()}')
 

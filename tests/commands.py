@@ -1,5 +1,6 @@
 """Running the project's tools as a user does."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -58,6 +59,7 @@ def _execute(words, cwd, environ, out, err):
     """Run a Python program in this process as if it had been started on its own."""
     for file, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    gc.freeze()  # as in conftest.py
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)

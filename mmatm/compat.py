@@ -29,23 +29,38 @@ def is_cpu_autocast_enabled() -> bool:
         return torch.is_autocast_cpu_enabled()
 
 
+def fuses_on_cpu() -> bool:
+    """Whether ``torch.optim.AdamW(fused=True)`` takes parameters on a CPU, as of torch 2.4."""
+    return torch.__version__ >= '2.4'
+
+
 def add_safe_globals(allowed: Sequence[Any]) -> None:
-    """``torch.serialization.add_safe_globals`` as of torch 2.6; before that, nothing is added."""
+    """``torch.serialization.add_safe_globals`` as of torch 2.6.
+
+    Args:
+        allowed: what ``torch.load(weights_only=True)`` accepts from now on besides what it did:
+            objects, or ``(object, 'module.name')``.
+    """
     if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
         serialization.add_safe_globals(list(allowed))
+    else:
+        serialization._weights_only_unpickler = _unpickler_with(allowed)
 
 
 @contextmanager
 def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
-    """What ``torch.load(weights_only=True)`` accepts besides; from torch 2.6 on for good.
-
-    Before that, a pickle refers by name to nothing but what torch itself allows and ``allowed``,
-    whose items are objects or ``(object, 'module.name')``.
-    """
-    if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
-        add_safe_globals(allowed)  # again: timm's reader takes back what it allowed
+    """:func:`add_safe_globals`, taken back at the end on torch before 2.6."""
+    original: Any = getattr(serialization, '_weights_only_unpickler', None)
+    add_safe_globals(allowed)  # again: timm's reader takes back what it allowed
+    try:
         yield
-        return
+    finally:
+        if not hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
+            serialization._weights_only_unpickler = original
+
+
+def _unpickler_with(allowed: Sequence[Any]) -> Any:
+    """Torch's unpickler of weights, for pickles that also refer to what is ``allowed``."""
     original: Any = serialization._weights_only_unpickler
     known = {'_codecs.encode': codecs.encode, **original._get_allowed_globals()}
     for item in allowed:
@@ -59,16 +74,12 @@ def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
                 raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
             return known[f'{module}.{name}']
 
-    restricted: Any = SimpleNamespace(
+    return SimpleNamespace(
         __name__='pickle',
         Unpickler=Unpickler,
         load=lambda file, **options: Unpickler(file, **options).load(),
+        _get_allowed_globals=lambda: known,
     )
-    serialization._weights_only_unpickler = restricted
-    try:
-        yield
-    finally:
-        serialization._weights_only_unpickler = original
 
 
 def _full_name(value: Any) -> str:

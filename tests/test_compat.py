@@ -52,6 +52,17 @@ def test_old_torch_renames(old_torch, tmp_path):
         assert load(opened, [(Allowed, '__main__.Something')]) is Allowed
 
 
+def test_old_torch_is_told_for_good(old_torch, tmp_path, monkeypatch):
+    before = serialization._weights_only_unpickler
+    monkeypatch.setattr(serialization, '_weights_only_unpickler', before)  # puts it back
+    compat.add_safe_globals([Allowed])
+    compat.add_safe_globals([Refused])
+    file = tmp_path / 'file.pkl'
+    file.write_bytes(pickle.dumps((Allowed(), Refused()), protocol=2))
+    with file.open('rb') as opened:
+        assert len(serialization._weights_only_unpickler.load(opened)) == 2
+
+
 def test_safe_globals_of_this_torch(tmp_path):
     file = tmp_path / 'file.pth'
     torch.save({'weight': torch.ones(2), 'extra': Allowed()}, file)

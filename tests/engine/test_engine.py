@@ -1,5 +1,6 @@
-"""Mixed precision on a CPU, the loss guard and layer-wise learning rates."""
+"""Mixed precision on a CPU, the loss guard, the optimizer and layer-wise learning rates."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmatm.engine import CpuAmpOptimWrapper, FiniteLossHook
+from mmatm.engine import CpuAmpOptimWrapper, FiniteLossHook, FusedAdamW
 from mmatm.models import ATMNet
 
 
@@ -116,6 +117,25 @@ def test_cpu_amp_steps_in_float32():
     assert out.dtype == torch.bfloat16
     wrapper.update_params(out.float().sum())
     torch.testing.assert_close(model.weight, before - 0.1 * 2)
+
+
+def test_fused_adamw_is_adamw():
+    torch.manual_seed(0)
+    one, other = (nn.Linear(5, 3) for _ in range(2))
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    settings = dict(lr=0.1, betas=(0.8, 0.9), weight_decay=0.3)
+    optimizers = (
+        FusedAdamW(one.parameters(), **settings),
+        torch.optim.AdamW(other.parameters(), **settings),
+    )
+    for _ in range(3):
+        image = torch.randn(4, 5)
+        for model, optimizer in zip((one, other), optimizers, strict=True):
+            model.zero_grad()
+            model(image).square().sum().backward()
+            optimizer.step()
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[key])
 
 
 def test_boxes_stay_exact_under_cpu_amp():

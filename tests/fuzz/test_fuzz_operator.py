@@ -119,7 +119,7 @@ def anything(draw, shape=None):
         return draw(st.sampled_from([None, 1, 'x', [1.0], (), {}, object]))
     if kind == 'array':
         return np.zeros(shape)
-    tensor = torch.zeros(shape, dtype=draw(DTYPES), device='meta' if kind == 'meta' else 'cpu')
+    tensor = torch.zeros(shape, device='meta' if kind == 'meta' else 'cpu').to(draw(DTYPES))
     if kind == 'sparse' and tensor.dtype == torch.float32:
         return tensor.to_sparse()
     return tensor

@@ -9,7 +9,9 @@ import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 
 
@@ -25,7 +27,21 @@ def main() -> None:
     scripts = sorted(folder.glob('*/browse_dataset.py'))
     if not scripts:
         sys.exit(f'this installation of {package} comes without its browse_dataset.py')
+    if package == 'mmseg':
+        draw_on_contiguous_pictures()
     runpy.run_path(str(scripts[0]), run_name='__main__')
+
+
+def draw_on_contiguous_pictures() -> None:
+    """The script of mmseg 1.2 turns the axes of a picture in place, and OpenCV refuses it then."""
+    from mmseg.visualization import SegLocalVisualizer
+
+    original = SegLocalVisualizer.add_datasample
+
+    def add_datasample(self: SegLocalVisualizer, name: str, image: np.ndarray, **other: Any) -> Any:
+        return original(self, name, np.ascontiguousarray(image), **other)
+
+    SegLocalVisualizer.add_datasample = add_datasample
 
 
 if __name__ == '__main__':

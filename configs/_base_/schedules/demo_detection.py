@@ -4,7 +4,7 @@ _base_ = ['./coco_1x.py', '../detection_runtime.py']
 max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3, betas=(0.9, 0.99), fused=True), clip_grad=dict(max_norm=5.0)
+    optimizer=dict(type='FusedAdamW', lr=1e-3, betas=(0.9, 0.99)), clip_grad=dict(max_norm=5.0)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),

@@ -26,7 +26,5 @@ model = dict(
         num_classes=5,
         dropout_ratio=0.0,
         norm_cfg=norm_cfg,
-        # Most pixels are background, which is learnt soonest.
-        loss_decode=dict(class_weight=[0.2, 1.0, 1.0, 1.0, 1.0]),
     ),
 )

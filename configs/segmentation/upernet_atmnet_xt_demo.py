@@ -6,8 +6,6 @@ _base_ = [
     '../_base_/schedules/demo_segmentation.py',
 ]
 norm_cfg = dict(type='GN', num_groups=16)
-# Most pixels are background, which is learnt soonest.
-class_weight = [0.2, 1.0, 1.0, 1.0, 1.0]
 head = dict(channels=64, num_classes=5, dropout_ratio=0.0, norm_cfg=norm_cfg)
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
@@ -23,9 +21,8 @@ model = dict(
         in_channels=[64, 128, 320],
         in_index=[0, 1, 2],
         pool_scales=(1, 2),
-        loss_decode=dict(class_weight=class_weight),
         **head,
     ),
-    auxiliary_head=dict(loss_decode=dict(class_weight=class_weight), **head),
+    auxiliary_head=head,
 )
 del head

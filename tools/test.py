@@ -62,9 +62,9 @@ def main() -> None:
 def show(cfg: Config, args: Namespace) -> None:
     """Have predictions drawn, in a window or into a folder."""
     hook = cfg.default_hooks.visualization
-    hook.update(show=args.show, wait_time=args.wait_time)
+    hook.update(show=args.show, wait_time=args.wait_time, interval=1)
     if cfg.default_scope == 'mmpretrain':
-        hook.update(enable=True, interval=1, out_dir=args.show_dir)
+        hook.update(enable=True, out_dir=args.show_dir)
         return
     hook.draw = True
     if args.show_dir and cfg.default_scope == 'mmdet':

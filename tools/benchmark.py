@@ -304,7 +304,10 @@ class Suite:
             'mmatm': self.forward(model, image, torch.bfloat16),
             'float32': self.forward(model, image, torch.float32),
         }
-        return [Comparison('ATMNet-T forward, bfloat16 autocast', cases, [Target('float32', 1.5)])]
+        # Where the processor lacks bfloat16 it is emulated, and there is nothing to reach.
+        native = self.device == 'cuda' or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        targets = [Target('float32', 1.5)] if native else []
+        return [Comparison('ATMNet-T forward, bfloat16 autocast', cases, targets)]
 
     def detector(self) -> list[Comparison]:
         """Mask R-CNN, images per second of inference at 800x1344 with 100 boxes kept."""

@@ -23,12 +23,11 @@ def weights(file):
 
 def test_two_processes_train_as_one(seg_options, tmp_path):
     # The loss of a segmentor is a mean over pixels, so the mean over two halves of a batch is that
-    # of the whole; a detector's is divided by the positives of each process, and one with class
-    # weights by the weights of its own pixels.
+    # of the whole; a detector's is divided by the positives of each process.
     common = [
         *seg_options, 'train_cfg.max_iters=5', 'model.decode_head.dropout_ratio=0.0',
-        'model.decode_head.loss_decode.class_weight=None', 'optim_wrapper.optimizer.lr=0.001',
-        'train_cfg.val_interval=5', 'default_hooks.checkpoint.interval=5',
+        'optim_wrapper.optimizer.lr=0.001', 'train_cfg.val_interval=5',
+        'default_hooks.checkpoint.interval=5',
         'train_dataloader.dataset.pipeline.3.prob=0.0',
         'train_dataloader.dataset.pipeline.4.prob=0.0',
         'train_dataloader.dataset.pipeline.5.prob=0.0',

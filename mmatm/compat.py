@@ -41,7 +41,7 @@ def add_safe_globals(allowed: Sequence[Any]) -> None:
         allowed: what ``torch.load(weights_only=True)`` accepts from now on besides what it did:
             objects, or ``(object, 'module.name')``.
     """
-    if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
+    if _knows_safe_globals():
         serialization.add_safe_globals(list(allowed))
     else:
         serialization._weights_only_unpickler = _unpickler_with(allowed)
@@ -55,8 +55,12 @@ def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        if not hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):
+        if not _knows_safe_globals():
             serialization._weights_only_unpickler = original
+
+
+def _knows_safe_globals() -> bool:
+    return hasattr(serialization, 'get_unsafe_globals_in_checkpoint')
 
 
 def _unpickler_with(allowed: Sequence[Any]) -> Any:

@@ -107,7 +107,7 @@ def test_learns_and_predicts(name):
             assert ('masks' in sample.pred_instances) == ('mask_rcnn' in name)
 
     # Mixed precision on a CPU, with recomputation of the blocks.
-    small = pictures(name, 48 if name in DETECTION else 32)
+    small = pictures(name, 48 if name in DETECTION else 32)  # below 48 no anchor fits inside
     for stage in model.backbone.stages:
         stage.with_cp = True
     wrapper = CpuAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))

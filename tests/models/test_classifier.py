@@ -16,6 +16,7 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from hostile import Bomb
+from marks import compiles
 from mmatm.models import ARCHS, ATMNet, ATMNetClassifier, CheckpointError
 from reference import DATA, published_state_dict, weights
 
@@ -215,10 +216,7 @@ def test_grad_checkpointing():
     assert not any(stage.with_cp for stage in recomputed.stages)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.library, 'opcheck'),
-    reason=f'torch {torch.__version__} cannot export operators like ours',
-)
+@compiles
 def test_export():
     model = tiny(num_classes=3)
     exported = torch.export.export(model, (IMAGE,)).module()

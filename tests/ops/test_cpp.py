@@ -6,9 +6,10 @@ import random
 import pytest
 import torch
 
+from marks import compiled
 from mmatm.ops import cpp, reference
 
-pytestmark = pytest.mark.skipif(not cpp.is_available(), reason='the C++ extension is not built')
+pytestmark = compiled
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Half types round their results once; what they are summed from is float32 on both sides.

@@ -5,15 +5,10 @@ import warnings
 import pytest
 import torch
 
+from marks import compiled, compiles
 from mmatm import ops
 from mmatm.ops import active_sample, active_sample_mean, available_backends, cpp, sampling
 from mmatm.ops.sampling import _forward, _forward_mean
-
-compiled = pytest.mark.skipif(not cpp.is_available(), reason='the C++ extension is not built')
-compiles = pytest.mark.skipif(
-    not hasattr(torch.library, 'opcheck'),
-    reason=f'torch {torch.__version__} can neither compile, export nor check operators like ours',
-)
 
 
 def arguments(requires_grad=True):

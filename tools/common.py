@@ -1,6 +1,7 @@
 """What training and testing share: command line, config, and checks before anything is built."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,18 @@ def _distribute_on_cpu(cfg: Config) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+
+
+def leave_process_group() -> None:
+    """End the connections between the processes of a job, and their threads, before they exit.
+
+    A thread of gloo that still holds a tensor when Python has shut down aborts the process. The
+    threads end with the last object that uses the group, among them the model of a runner that is
+    no longer referred to.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        gc.collect()
 
 
 def _how_to_install(package: str, config: str) -> str:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from common import check_data, load_config, make_parser, metrics
+from common import check_data, leave_process_group, load_config, make_parser, metrics
 from mmatm.models.checkpoint import EMA_PREFIX
 
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # whose predictions are one .pkl file
@@ -57,6 +57,8 @@ def main() -> None:
     elif args.out and scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()
+    del runner
+    leave_process_group()
 
 
 def show(cfg: Config, args: Namespace) -> None:

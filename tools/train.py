@@ -7,7 +7,7 @@ import torch
 from mmengine.runner import Runner
 
 import mmatm  # noqa: F401  registers ATMNet
-from common import check_classes, check_data, load_config, make_parser
+from common import check_classes, check_data, leave_process_group, load_config, make_parser
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     Runner.from_cfg(cfg).train()
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -62,6 +62,7 @@ $(VENV)/.ready: $(VENV)/.mmcv setup.py $(wildcard requirements/*.txt mmatm/ops/c
 		echo "mmcv is installed without its compiled operators; remove $(CACHE) and $(VENV), then run make again" >&2; exit 1; }
 	@$(BIN)/python -c 'import mmatm, mmdet, mmseg'
 	@touch $@
+	@echo '== ready; to run the tools yourself: source $(BIN)/activate'
 
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

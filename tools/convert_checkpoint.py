@@ -27,6 +27,7 @@ from mmatm.models.checkpoint import (
     published_name,
     timm_name,
     translate_name,
+    why_unusable,
 )
 
 SUFFIXES = ('.pth', '.safetensors')
@@ -86,11 +87,9 @@ def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], d
     if not isinstance(weights, dict) or not is_atmnet(map(str, weights)):
         raise CheckpointError('holds no ATMNet')
     weights = dict(weights)
-    other = [name for name, value in weights.items() if not isinstance(value, Tensor)]
-    if other:
-        raise CheckpointError(
-            f'{other[0]} is not a tensor, but a {type(weights[other[0]]).__name__}'
-        )
+    for name, value in weights.items():
+        if reason := why_unusable(value):
+            raise CheckpointError(f'{name} holds no plain real numbers: it {reason}')
 
     own = [translate_name(n.removeprefix(_BACKBONE)) for n in weights if n.startswith(_BACKBONE)]
     blocks = {tuple(n.split('.')[1:4:2]) for n in own if '.blocks.' in n}

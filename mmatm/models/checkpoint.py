@@ -22,7 +22,6 @@ from mmengine.dist import barrier, get_rank
 from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
@@ -141,10 +140,7 @@ def read_checkpoint(
             f'tensors and plain data, which could execute code ({what}). If you trust where it '
             f'comes from, pass {TRUST_FLAG} to the tool, or call mmatm.models.trust_checkpoints()'
         ) from None
-    except (
-        *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError),
-        *(AssertionError, SafetensorError),  # torch 2.1 asserts what a file of its old format holds
-    ) as error:
+    except Exception as error:  # torch raises nearly all there are for bytes that do not fit
         reason = str(error).split('\n')[0] or type(error).__name__
         raise CheckpointError(f'checkpoint {filename} is damaged or incomplete: {reason}') from None
     if not isinstance(checkpoint, Mapping):
@@ -198,8 +194,8 @@ def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[
         return checkpoint
     if not _is_whole_mm_model(weights):
         weights = {
-            own if own.startswith(_HEAD) else f'backbone.{own}': value
-            for own, value in ((translate_name(name), value) for name, value in weights.items())
+            own if own.startswith(_HEAD) else f'backbone.{own}': weights[name]
+            for name, own in _translate(weights).items()
         }
     elif key == 'state_dict':
         return checkpoint
@@ -276,18 +272,31 @@ def select_names(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
     """For each of ``names`` that is one of ``wanted`` in another layout, the wanted name.
 
     Both may be in any layout; of a whole mm model the neck and other heads are never wanted.
+
+    Raises:
+        CheckpointError: two of ``names`` are one tensor's in different layouts.
     """
     own = {translate_name(name): name for name in wanted}
     names = list(names)
-    if not _is_whole_mm_model(names):
-        translated = {name: translate_name(name) for name in names}
+    if _is_whole_mm_model(names):
+        names = [name for name in names if name.startswith(('backbone.', _HEAD))]
+        translated = _translate(names, 'backbone.')
     else:
-        translated = {
-            name: translate_name(name.removeprefix('backbone.'))
-            for name in names
-            if name.startswith(('backbone.', _HEAD))
-        }
+        translated = _translate(names)
     return {name: own[common] for name, common in translated.items() if common in own}
+
+
+def _translate(names: Iterable[str], prefix: str = '') -> dict[str, str]:
+    """Each of ``names`` with what :func:`translate_name` makes of it without ``prefix``."""
+    translated: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for name in names:
+        translated[name] = own = translate_name(name.removeprefix(prefix))
+        if owners.setdefault(own, name) != name:
+            raise CheckpointError(
+                f'the checkpoint holds {own} twice, in two layouts: as {owners[own]} and as {name}'
+            )
+    return translated
 
 
 def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: nn.Module) -> None:
@@ -298,7 +307,8 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
     the checkpoint is a classifier's. A missing head is left for torch to report.
 
     Raises:
-        CheckpointError: a tensor is missing or has another shape; the message names it.
+        CheckpointError: a tensor is missing, has another shape, is there twice or holds no plain
+            real numbers; the message names it.
     """
     expected = dict(module.named_parameters()) | dict(module.named_buffers())
     found = {k[len(prefix) :]: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
@@ -333,6 +343,16 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
             f'{len(wrong)} tensors of the checkpoint have another shape than those of this ATMNet '
             f'(another arch?): {_names(wrong)}'
         )
+    unusable = [
+        f'{name} {reason}'
+        for name, value in weights.items()
+        if (reason := why_unusable(value)) and not expected[name].is_meta
+    ]
+    if unusable:
+        raise CheckpointError(
+            f'{len(unusable)} tensors of the checkpoint hold no plain real numbers: '
+            f'{_names(unusable)}'
+        )
     # Output norms of levels that this model does not have are expected, and not worth a line.
     dropped = [n for n in found if n not in selected and not _OUTPUT_NORM.match(_common(n))]
     if dropped:
@@ -346,6 +366,20 @@ def _common(name: str) -> str:
 
 def _shape(value: Any) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else f'a {type(value).__name__}'
+
+
+def why_unusable(value: Any) -> str:
+    """Why it cannot be copied into a parameter without an error or a loss; empty if it can."""
+    if not isinstance(value, Tensor):
+        return f'is not a tensor, but a {type(value).__name__}'
+    if value.layout != torch.strided:
+        return f'is {str(value.layout).removeprefix("torch.")}'
+    reasons = {
+        'has a shape but no data': value.is_meta,
+        'is complex': value.is_complex(),
+        'is quantized': value.is_quantized,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), '')
 
 
 def _names(names: Any) -> str:

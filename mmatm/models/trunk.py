@@ -183,6 +183,8 @@ class Trunk(nn.Module):
         super().__init__()
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), but is {drop_path_rate!r}')
+        if not isinstance(in_chans, int) or in_chans < 1:
+            raise ValueError(f'in_chans must be a whole number from 1 on, but is {in_chans!r}')
         self.arch = resolve_arch(arch)
         depths, self.widths = self.arch['depths'], tuple(self.arch['widths'])
         rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))

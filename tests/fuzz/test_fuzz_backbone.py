@@ -1,7 +1,7 @@
 """Random settings of the backbone: a model that gives maps of the right shape, or a refusal."""
 
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzz.cases import cases, refused
@@ -65,6 +65,7 @@ SETTINGS = st.fixed_dictionaries(
 
 
 @given(SETTINGS, st.integers(32, 70), st.integers(32, 70))
+@example(dict(arch='t', in_chans=0), 32, 32)
 @cases(40)
 def test_settings_are_taken_or_refused(settings, height, width):
     if settings['arch'] == 'xt':

@@ -117,7 +117,8 @@ VALUES = st.one_of(
     st.none(), st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2),
     st.sampled_from([torch.zeros(0), torch.zeros(()), torch.zeros(8, 3, 7), torch.zeros(3, 8, 7, 7),
                      torch.zeros(8, dtype=torch.int64), torch.zeros(8, device='meta'),
-                     torch.ones(8).to_sparse()]),
+                     torch.ones(8).to_sparse(), torch.ones(8, dtype=torch.complex64),
+                     torch.quantize_per_tensor(torch.ones(8), 0.1, 0, torch.qint8)]),
 )  # fmt: skip
 NAMES = st.sampled_from(
     [*ATMNet(ARCH).state_dict(), 'blocks.0.0.norm1.weight', 'head.weight', '']
@@ -127,6 +128,9 @@ NAMES = st.sampled_from(
 @given(st.lists(st.tuples(st.sampled_from(['remove', 'set', 'move']), NAMES, VALUES), max_size=3),
        st.sampled_from(['', 'backbone.']))  # fmt: skip
 @example([('set', 'stem.bias', torch.zeros(8, dtype=torch.int64))], '')
+@example([('set', 'stem.bias', torch.zeros(8, device='meta'))], '')
+@example([('set', 'stem.bias', torch.ones(8).to_sparse())], '')
+@example([('set', 'blocks.0.0.norm1.weight', torch.zeros(8))], '')  # the second of that name
 @cases(25)
 def test_wrong_content_is_refused_and_leaves_the_model(changes, prefix):
     model = ATMNet(ARCH)

@@ -182,6 +182,8 @@ def test_initialisation():
         (dict(out_indices=3), '3'),
         (dict(frozen_stages=5), '5'),
         (dict(drop_path_rate=1.0), '1.0'),
+        (dict(in_chans=0), '0'),
+        (dict(in_chans=1.5), '1.5'),
     ],
 )
 def test_bad_arguments_are_named(arguments, said):

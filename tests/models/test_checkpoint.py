@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import struct
 
 import pytest
 import torch
@@ -221,6 +222,34 @@ def test_wrong_shape_is_named(tmp_path):
         load(save(tmp_path, state))
 
 
+@pytest.mark.parametrize(
+    ('value', 'said'),
+    [
+        (torch.zeros(64, device='meta'), 'has a shape but no data'),
+        (torch.zeros(64).to_sparse(), 'is sparse_coo'),
+        (torch.zeros(64, dtype=torch.complex64), 'is complex'),
+        (torch.quantize_per_tensor(torch.zeros(64), 0.1, 0, torch.qint8), 'is quantized'),
+    ],
+)
+def test_tensor_without_plain_numbers_is_named(value, said):
+    model = ATMNet('xt')
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = published_state_dict('xt') | {'patch_embed.proj.bias': value}
+    with pytest.raises(CheckpointError, match=rf'stem\.bias {said}'):
+        model.load_state_dict(state)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_tensor_under_two_names_is_refused(tmp_path):
+    state = published_state_dict('xt')
+    state['stem.bias'] = state['patch_embed.proj.bias'] + 1
+    said = r'stem\.bias twice, in two layouts: as patch_embed\.proj\.bias and as stem\.bias'
+    with pytest.raises(CheckpointError, match=said):
+        read_checkpoint(save(tmp_path, {'state_dict': state}))
+    with pytest.raises(CheckpointError, match=said):
+        ATMNet('xt').load_state_dict(state)
+
+
 def test_other_arch_is_an_error(tmp_path):
     path = save(tmp_path, published_state_dict('xt'))
     with pytest.raises(CheckpointError, match='lacks'):
@@ -272,6 +301,24 @@ def test_truncated_file_is_an_error(tmp_path, suffix, keep):
     cut.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=rf'cut\.{suffix}'):
         read_checkpoint(cut)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        # A zip archive that claims to begin on another disk.
+        b'PK\x06\x07' + struct.pack('<LQL', 1, 0, 2) + b'PK\x05\x06' + bytes(18),
+        # A pickle of torch's old format that ends within the length of a string.
+        pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)
+        + pickle.dumps(torch.serialization.PROTOCOL_VERSION, 2)
+        + pickle.dumps({'little_endian': True}, 2)
+        + b'\x80\x02X\x04',
+    ],
+)
+def test_odd_bytes_are_an_error(tmp_path, content):
+    (tmp_path / 'odd.pth').write_bytes(content)
+    with pytest.raises(CheckpointError, match=r'odd\.pth .*damaged'):
+        read_checkpoint(tmp_path / 'odd.pth')
 
 
 def test_missing_file(tmp_path):

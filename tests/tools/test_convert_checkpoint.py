@@ -143,6 +143,7 @@ def broken(kind, folder):
             'shape': {'blocks.1.1.mlp.fc1.weight': torch.zeros(256, 128)},
             'head': {'head.weight': torch.zeros(1000, 768)},
             'number': {'norm.weight': 3},
+            'sparse': {'norm.weight': torch.ones(512).to_sparse()},
             'surplus': {'blocks.0.0.gamma': torch.zeros(64)},
             'incomplete': {'blocks.3.0.norm2.bias': None},
         }[kind]
@@ -163,7 +164,8 @@ def broken(kind, folder):
         ('depth', r'\(3, 2, 4, 2\) blocks a stage'),
         ('shape', r'fc1\.weight is \[256, 128\], expected \[512, 128\]'),
         ('head', r'\[classes, 512\]'),
-        ('number', r'norm3\.weight is not a tensor'),
+        ('number', r'norm3\.weight holds no plain real numbers: it is not a tensor'),
+        ('sparse', r'norm3\.weight .* it is sparse_coo'),
         ('surplus', '1 more tensors'),
         ('incomplete', r'lacks 1 .*stages\.3\.blocks\.0\.norm2\.bias'),
     ],

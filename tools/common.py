@@ -190,6 +190,13 @@ def check_classes(cfg: Config, *loaders: str) -> None:
                     f'{", ".join(map(repr, categories))}. Set metainfo=dict(classes=(...)) of the '
                     'data set to names out of these, and num_classes of the heads to their number'
                 )
+            chosen = {c['id'] for c in content['categories'] if c['name'] in classes}
+            if loader == 'train_dataloader' and not any(
+                annotation['category_id'] in chosen and not annotation.get('iscrowd')
+                for annotation in content['annotations']
+            ):
+                names = ', '.join(map(repr, classes))
+                sys.exit(f'{loader}: {path} has no annotation of the classes {names} to learn from')
             extra = [name for name in categories if name not in classes]
             if extra:
                 print(f'{loader}: the categories {", ".join(map(repr, extra))} are left out')

@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py end to end on a tiny generated data set."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -110,6 +111,19 @@ def test_wrong_classes_are_refused(options, tmp_path):
     assert "has no category 'hexagon'" in last
     assert "'circle', 'triangle', 'square', 'star'" in last
     assert not list(tmp_path.glob('*.pth'))
+
+
+def test_classes_without_annotations_are_refused(demo_data, options, tmp_path):
+    content = json.loads((demo_data / 'coco/annotations/instances_train2017.json').read_text())
+    star = next(c['id'] for c in content['categories'] if c['name'] == 'star')
+    content['annotations'] = [a for a in content['annotations'] if a['category_id'] != star]
+    (tmp_path / 'no_star.json').write_text(json.dumps(content))
+    printed = run(
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, *options,
+        f'train_dataloader.dataset.ann_file={tmp_path}/no_star.json',
+        'train_dataloader.dataset.metainfo.classes=("star",)', code=1,
+    )  # fmt: skip
+    assert "has no annotation of the classes 'star' to learn from" in printed
 
 
 def test_wrong_number_of_classes_is_refused(options, tmp_path):

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def _check_text(name: Any) -> None:
 
 
 def check_coco_annotations(
-    content: dict, file: Path, masks: bool, evaluated: bool
+    content: dict, file: Path, masks: bool, evaluated: bool, classes: Collection[str] | None = None
 ) -> Iterator[str]:
     """Problems of a COCO annotation file, one sentence each.
 
@@ -56,6 +56,7 @@ def check_coco_annotations(
         file: where it was read, to be named.
         masks: whether segmentations are used.
         evaluated: whether the file is evaluated on by pycocotools, rather than trained on.
+        classes: names of the categories that are used; all of them by default.
     """
     for name in ('images', 'categories', 'annotations'):
         count = Counter(entry['id'] for entry in content[name] if 'id' in entry)
@@ -69,8 +70,9 @@ def check_coco_annotations(
             yield f'broken: picture {image["id"]!r} of {file} has the size {size}'
             return
     sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
-    categories = {category['id'] for category in content['categories']}
+    categories = {category['id']: category['name'] for category in content['categories']}
     broken, unused = [], []
+    any_used = False
     for annotation in content['annotations']:
         lacking = [key for key in KEYS if key not in annotation]
         if lacking:
@@ -88,21 +90,24 @@ def check_coco_annotations(
             problem = _mask_problem(annotation, size, evaluated) if masks else ''
             if _is_far(annotation['bbox'], size):
                 problem = f'has the box {annotation["bbox"]}, far outside the picture'
-            reason = '' if problem else _why_unused(annotation, size, masks)
-            if reason:
-                unused.append(f'{annotation["id"]} ({reason})')
+            chosen = classes is None or categories[annotation['category_id']] in classes
+            if chosen and not problem:
+                if reason := _why_unused(annotation, size, masks):
+                    unused.append(f'{annotation["id"]} ({reason})')
+                elif not annotation.get('iscrowd'):
+                    any_used = True
         if problem:
             broken.append(f'broken: annotation {annotation.get("id")!r} of {file} {problem}')
     yield from shortened(broken)
-    if not content['annotations']:
-        yield f'broken: {file} lists no annotation'
     if unused:
-        total = len(content['annotations'])
-        start = 'broken: all' if len(unused) == total else f'note: {len(unused)} of {total}'
         more = ', ...' if len(unused) > MOST else ''
         yield (
-            f'{start} annotations of {file} are left out by mmdet: {", ".join(unused[:MOST])}{more}'
+            f'note: {len(unused)} of {len(content["annotations"])} annotations of {file} are left '
+            f'out by mmdet: {", ".join(unused[:MOST])}{more}'
         )
+    if not any_used and not broken:
+        of = '' if classes is None else f' of the classes {", ".join(map(repr, classes))}'
+        yield f'broken: {file} has no usable annotation{of}'
 
 
 def _mask_problem(annotation: dict, size: tuple[int, int], evaluated: bool) -> str:

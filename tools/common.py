@@ -167,19 +167,6 @@ def check_classes(cfg: Config, *loaders: str) -> None:
                 content = read_coco(Path(path))
             except ValueError as error:
                 sys.exit(f'{loader}: {error}')
-            pipeline = dataset.get('pipeline') or []
-            problems = list(
-                check_coco_annotations(
-                    content,
-                    Path(path),
-                    masks=any(transform.get('with_mask') for transform in pipeline),
-                    evaluated=loader != 'train_dataloader',
-                )
-            )
-            if problems:
-                print(*problems, sep='\n', file=sys.stderr)
-            if not all(problem.startswith('note: ') for problem in problems):
-                sys.exit(f'{loader}: {path} has annotations that cannot be used, see above')
             metainfo = {**CocoDataset.METAINFO, **(dataset.get('metainfo') or {})}
             classes = metainfo['classes']
             categories = [category['name'] for category in content['categories']]
@@ -190,13 +177,20 @@ def check_classes(cfg: Config, *loaders: str) -> None:
                     f'{", ".join(map(repr, categories))}. Set metainfo=dict(classes=(...)) of the '
                     'data set to names out of these, and num_classes of the heads to their number'
                 )
-            chosen = {c['id'] for c in content['categories'] if c['name'] in classes}
-            if loader == 'train_dataloader' and not any(
-                annotation['category_id'] in chosen and not annotation.get('iscrowd')
-                for annotation in content['annotations']
-            ):
-                names = ', '.join(map(repr, classes))
-                sys.exit(f'{loader}: {path} has no annotation of the classes {names} to learn from')
+            pipeline = dataset.get('pipeline') or []
+            problems = list(
+                check_coco_annotations(
+                    content,
+                    Path(path),
+                    masks=any(transform.get('with_mask') for transform in pipeline),
+                    evaluated=loader != 'train_dataloader',
+                    classes=classes,
+                )
+            )
+            if problems:
+                print(*problems, sep='\n', file=sys.stderr)
+            if not all(problem.startswith('note: ') for problem in problems):
+                sys.exit(f'{loader}: {path} has annotations that cannot be used, see above')
             extra = [name for name in categories if name not in classes]
             if extra:
                 print(f'{loader}: the categories {", ".join(map(repr, extra))} are left out')

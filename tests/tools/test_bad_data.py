@@ -89,9 +89,9 @@ class Coco:
         (sample,) = list(build(DETECTOR, self.root, loader))
         return sample['data_samples']
 
-    def problems(self, masks=True, evaluated=False):
+    def problems(self, masks=True, evaluated=False, classes=None):
         path = self.write()
-        return list(check_coco_annotations(read_coco(path), path, masks, evaluated))
+        return list(check_coco_annotations(read_coco(path), path, masks, evaluated, classes))
 
     def prepared(self):
         """What tools/prepare_data.py says about the training half."""
@@ -312,8 +312,10 @@ def test_unusable_annotations_are_left_out_and_said(change, reason, coco):
     assert coco.prepared()[0].startswith('note: 1 of 2')
 
     coco.annotation.update(change)
-    (said,) = coco.problems()
-    assert said.startswith('broken: all annotations of ')
+    note, refused = coco.problems()
+    assert note.startswith('note: 2 of 2 annotations of ')
+    assert refused.startswith('broken: ')
+    assert refused.endswith('has no usable annotation')
 
 
 def test_a_box_that_leaves_the_picture_is_clipped(coco):
@@ -411,7 +413,26 @@ def test_no_annotations_at_all(coco):
     coco.content['annotations'].clear()
     (problem,) = coco.problems()
     assert problem.startswith('broken: ')
-    assert problem.endswith('lists no annotation')
+    assert problem.endswith('has no usable annotation')
+
+
+@pytest.mark.parametrize('evaluated', [False, True])
+@pytest.mark.parametrize(
+    'change',
+    [dict(category_id=1), dict(area=0), crowd([SIZE, SIZE], BLOCK)],
+    ids=['another class', 'no area', 'crowd'],
+)
+def test_nothing_usable_of_the_chosen_classes(change, evaluated, coco):
+    coco.annotation['category_id'] = 4
+    other = {**coco.annotation, 'category_id': 1, 'id': 32}
+    coco.content['annotations'].append(other)
+    assert not coco.problems(evaluated=evaluated, classes=('star',))
+
+    coco.annotation.update(change)
+    problem = coco.problems(evaluated=evaluated, classes=('star',))[-1]
+    assert problem.startswith('broken: ')
+    assert problem.endswith("has no usable annotation of the classes 'star'")
+    assert not coco.problems(evaluated=evaluated, classes=('circle',))
 
 
 @pytest.mark.parametrize('size', [0, -1, 'tall', None])

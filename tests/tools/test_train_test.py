@@ -123,7 +123,7 @@ def test_classes_without_annotations_are_refused(demo_data, options, tmp_path):
         f'train_dataloader.dataset.ann_file={tmp_path}/no_star.json',
         'train_dataloader.dataset.metainfo.classes=("star",)', code=1,
     )  # fmt: skip
-    assert "has no annotation of the classes 'star' to learn from" in printed
+    assert "has no usable annotation of the classes 'star'" in printed
 
 
 def test_wrong_number_of_classes_is_refused(options, tmp_path):

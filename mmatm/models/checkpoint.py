@@ -313,10 +313,20 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
     expected = dict(module.named_parameters()) | dict(module.named_buffers())
     found = {k[len(prefix) :]: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
     selected = select_names(found, expected)
-    weights: dict[str, Any] = {}
+    unusable = [
+        f'{own_name} {reason}'
+        for name, own_name in selected.items()
+        if (reason := why_unusable(found[name], expected[own_name].is_meta))
+    ]
+    if unusable:
+        raise CheckpointError(
+            f'{len(unusable)} tensors of the checkpoint hold no plain real numbers: '
+            f'{_names(unusable)}'
+        )
+    weights: dict[str, Tensor] = {}
     for name, own_name in selected.items():
-        value, own = found[name], expected[own_name]
-        if isinstance(value, Tensor) and value.shape == (*own.shape, 1, 1):  # 1x1 convolution
+        value = found[name]
+        if value.shape == (*expected[own_name].shape, 1, 1):  # 1x1 convolution
             value = value.flatten(1)
         weights[own_name] = value
 
@@ -334,24 +344,14 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
             f'{_names(missing)}; it holds {_names(found) or "no tensor for it"}'
         )
     wrong = [
-        f'{name} is {_shape(value)}, expected {_shape(expected[name])}'
+        f'{name} is {list(value.shape)}, expected {list(expected[name].shape)}'
         for name, value in weights.items()
-        if _shape(value) != _shape(expected[name])
+        if value.shape != expected[name].shape
     ]
     if wrong:
         raise CheckpointError(
             f'{len(wrong)} tensors of the checkpoint have another shape than those of this ATMNet '
             f'(another arch?): {_names(wrong)}'
-        )
-    unusable = [
-        f'{name} {reason}'
-        for name, value in weights.items()
-        if (reason := why_unusable(value)) and not expected[name].is_meta
-    ]
-    if unusable:
-        raise CheckpointError(
-            f'{len(unusable)} tensors of the checkpoint hold no plain real numbers: '
-            f'{_names(unusable)}'
         )
     # Output norms of levels that this model does not have are expected, and not worth a line.
     dropped = [n for n in found if n not in selected and not _OUTPUT_NORM.match(_common(n))]
@@ -364,18 +364,19 @@ def _common(name: str) -> str:
     return translate_name(name.removeprefix('backbone.'))
 
 
-def _shape(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else f'a {type(value).__name__}'
+def why_unusable(value: Any, meta: bool = False) -> str:
+    """Why it cannot be copied into a parameter without an error or a loss; empty if it can.
 
-
-def why_unusable(value: Any) -> str:
-    """Why it cannot be copied into a parameter without an error or a loss; empty if it can."""
+    Args:
+        value: what a checkpoint holds.
+        meta: whether the parameter is itself on torch's ``meta`` device, and needs no data.
+    """
     if not isinstance(value, Tensor):
         return f'is not a tensor, but a {type(value).__name__}'
     if value.layout != torch.strided:
         return f'is {str(value.layout).removeprefix("torch.")}'
     reasons = {
-        'has a shape but no data': value.is_meta,
+        'has a shape but no data': value.is_meta and not meta,
         'is complex': value.is_complex(),
         'is quantized': value.is_quantized,
     }

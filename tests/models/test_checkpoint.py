@@ -240,6 +240,15 @@ def test_tensor_without_plain_numbers_is_named(value, said):
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
+def test_sparse_convolution_is_named():
+    """One that would otherwise be flattened to a linear layer's weight."""
+    state = published_state_dict('xt')
+    name = 'blocks.0.0.mlp.fc1.weight'
+    state[name] = state[name][:, :, None, None].to_sparse()
+    with pytest.raises(CheckpointError, match=r'stages\.0\.blocks\.0\.mlp\.fc1\.weight is sparse'):
+        ATMNet('xt').load_state_dict(state)
+
+
 def test_tensor_under_two_names_is_refused(tmp_path):
     state = published_state_dict('xt')
     state['stem.bias'] = state['patch_embed.proj.bias'] + 1

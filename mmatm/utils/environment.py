@@ -53,7 +53,7 @@ def find_problems(thorough: bool = False) -> Iterator[str]:
     """Why this environment cannot work, one sentence with the remedy each.
 
     Args:
-        thorough: also import torchvision and timm to see whether they load.
+        thorough: also import torchvision, timm and OpenCV to see whether they load.
     """
     for name, distributions in _MM_PACKAGES.items():
         installed = _installed(*distributions)
@@ -67,7 +67,8 @@ def find_problems(thorough: bool = False) -> Iterator[str]:
     if find_spec('mmengine') is None:
         yield (
             "mmatm needs the package 'mmengine', which is not installed: get it with "
-            '"pip install \'onedl-mmengine>=0.10.12\'" (maintained, any torch) or '
+            '"pip install \'onedl-mmengine>=0.10.12\' opencv-python-headless" (maintained, any '
+            'torch) or '
             "\"pip install 'mmengine>=0.10.7'\" (OpenMMLab's last release, torch < 2.6); never both"
         )
     if find_spec('mmdet') and find_spec('mmcv') and not _mmcv_has_operators():
@@ -78,7 +79,7 @@ def find_problems(thorough: bool = False) -> Iterator[str]:
             'torch'
         )
     if thorough:
-        for name in ('torchvision', 'timm'):
+        for name in ('torchvision', 'timm', 'cv2'):
             try:
                 import_module(name)
             except Exception as error:  # torchvision raises a RuntimeError
@@ -88,6 +89,12 @@ def find_problems(thorough: bool = False) -> Iterator[str]:
 
 def explain(error: Exception) -> str | None:
     """The cause and the remedy of an exception at import, where it is known."""
+    if isinstance(error, ImportError) and error.name == 'cv2':
+        # OneDL's mmengine imports it without requiring it; opencv-python needs the system's OpenGL.
+        return (
+            f'OpenCV, which mmengine needs, cannot be imported ({_failure(error)}): run '
+            '"pip install opencv-python-headless"'
+        )
     if 'torchvision' not in str(error) or isinstance(error, ModuleNotFoundError):
         return None
     found = ' and '.join(_installed('torch', 'torchvision'))

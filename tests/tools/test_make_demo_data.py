@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 skimage = pytest.importorskip('skimage')
+coco_mask = pytest.importorskip('pycocotools.mask')
+COCO = pytest.importorskip('pycocotools.coco').COCO
 
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'make_demo_data.py'
 TINY = (

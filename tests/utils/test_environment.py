@@ -113,6 +113,20 @@ def test_torchvision_of_another_build(tmp_path):
     assert 'problem 1: torch ' in done.stdout
 
 
+@pytest.mark.parametrize(
+    'reason', ["No module named 'cv2'", 'libGL.so.1: cannot open shared object file']
+)
+def test_opencv_that_does_not_load(reason, tmp_path):
+    package(tmp_path, 'cv2', f'raise ImportError({reason!r}, name="cv2")')
+    last = python(tmp_path, '-c', 'import mmatm').stderr.splitlines()[-1]
+    assert last.startswith('ImportError: OpenCV, which mmengine needs, cannot be imported')
+    assert reason in last
+    assert 'pip install opencv-python-headless' in last
+    done = python(tmp_path, '-m', 'mmatm.env')
+    assert done.returncode == 0, done.stderr
+    assert 'problem 1: OpenCV, which mmengine needs' in done.stdout
+
+
 def test_other_failures_are_left_as_they_are(tmp_path):
     package(tmp_path, 'timm', 'raise OSError("a damaged disk")')
     done = python(tmp_path, '-c', 'import mmatm')

@@ -280,23 +280,24 @@ def select_names(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
     names = list(names)
     if _is_whole_mm_model(names):
         names = [name for name in names if name.startswith(('backbone.', _HEAD))]
-        translated = _translate(names, 'backbone.')
-    else:
-        translated = _translate(names)
-    return {name: own[common] for name, common in translated.items() if common in own}
+    return {name: own[common] for name, common in _translate(names).items() if common in own}
 
 
-def _translate(names: Iterable[str], prefix: str = '') -> dict[str, str]:
-    """Each of ``names`` with what :func:`translate_name` makes of it without ``prefix``."""
+def _translate(names: Iterable[str]) -> dict[str, str]:
+    """Each of ``names`` with its common one; two of one tensor are a :class:`CheckpointError`."""
     translated: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name in names:
-        translated[name] = own = translate_name(name.removeprefix(prefix))
+        translated[name] = own = _common(name)
         if owners.setdefault(own, name) != name:
             raise CheckpointError(
                 f'the checkpoint holds {own} twice, in two layouts: as {owners[own]} and as {name}'
             )
     return translated
+
+
+def _common(name: str) -> str:
+    return translate_name(name.removeprefix('backbone.'))
 
 
 def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: nn.Module) -> None:
@@ -358,10 +359,6 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
     if dropped:
         _log(f'{len(dropped)} tensors are not of this model, dropped: {_names(dropped)}')
     state_dict.update((prefix + name, value) for name, value in weights.items())
-
-
-def _common(name: str) -> str:
-    return translate_name(name.removeprefix('backbone.'))
 
 
 def why_unusable(value: Any, meta: bool = False) -> str:

@@ -1,14 +1,16 @@
-"""Pages of the model zoo are the READMEs of the configs, taken in when the site is built."""
+"""What the site is built with: pages of the model zoo, and docstrings in Markdown."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import griffe
+
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Replace a page that names a ``source`` by that file; configs become names, not links.
+    """Replace a page that names a ``source`` with that file, the README of a folder of configs.
 
-    Links to ``docs/`` are turned to where the page lies, in a folder of it.
+    Configs become names, not links. Links to ``docs/`` are made relative to the page.
     """
     source = page.meta.get('source')
     if source is None:
@@ -16,3 +18,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     text = (Path(config.config_file_path).parent / source).read_text()
     text = text.replace('](../../docs/', '](../')
     return re.sub(r'\[[^]]*\]\((\w+\.py)\)', r'`\1`', text)
+
+
+class MarkdownDocstrings(griffe.Extension):
+    """Turns what docstrings write in reStructuredText into Markdown."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite the docstring of one object."""
+        if obj.docstring is not None:
+            obj.docstring.value = to_markdown(obj.docstring.value)
+
+
+def to_markdown(docstring: str) -> str:
+    """Roles such as ``:func:`name``` become code, ``Example`` becomes a section of code."""
+    text = re.sub(r':\w+:`[.~]?([^`]+)`', r'`\1`', docstring)
+    text = re.sub(r'^( *)Example:$', r'\1Examples:', text, flags=re.M)
+    return re.sub(r'::$', ':', text, flags=re.M)

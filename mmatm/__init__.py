@@ -1,24 +1,22 @@
-"""ATMNet (Active Token Mixer, AAAI 2023) as a backbone for OpenMMLab.
+"""ATMNet (Active Token Mixer, AAAI 2023) as a backbone for OpenMMLab and timm.
 
-``import mmatm`` registers ``ATMNet`` and what helps to train it in mmengine's root registries, so
-mmdet's and mmseg's configs find them by name. It needs torch, timm, mmengine and numpy; mmdet and
-mmseg are only needed by the configs that use them.
+``import mmatm`` registers ATMNet with torch, timm and mmengine, each when the program imports it,
+and supplies operators where mmcv was installed without its compiled ones. It does nothing else:
+:mod:`mmatm.importing` tells how.
 """
 
-import sys
+from importlib import import_module
+from typing import Any
 
-from .utils.environment import explain, find_problems
+from . import importing
 from .version import __version__
 
-__all__ = ['__version__', 'engine', 'models', 'ops']
+__all__ = ['__version__']
 
-# "python -m mmatm.env" has to work where nothing else does, so it stops here.
-if not (sys.argv[:1] == ['-m'] and 'mmatm.env' in sys.orig_argv):
-    for problem in find_problems():
-        raise ImportError(f'{problem}; "python -m mmatm.env" prints the environment')
-    try:
-        from . import engine, models, ops
-    except Exception as error:
-        if cause := explain(error):
-            raise ImportError(cause) from error
-        raise
+importing.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name in ('checkpoints', 'data', 'engine', 'mmcv_ext', 'models', 'ops', 'utils'):
+        return import_module(f'.{name}', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,8 +1,13 @@
-"""What makes the whole suite faster."""
+"""Fixtures that several folders share, and what makes the whole suite faster."""
 
 import gc
 
+import pytest
 import torch.utils.data._utils
+
+from commands import DETECTOR, SEGMENTOR, run
+
+LOADERS = ('train', 'val', 'test')
 
 
 def pytest_collection_finish():
@@ -12,3 +17,74 @@ def pytest_collection_finish():
     # A loader that is itself collected as garbage can no longer tell its workers to stop. It waits
     # so many seconds for each of them, then terminates it.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """Mmengine reads checkpoints as in the tools of mmatm."""
+    from mmengine.runner import CheckpointLoader
+
+    from mmatm.checkpoints.loading import install_reader
+
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    install_reader()
+
+
+@pytest.fixture(scope='session')
+def demo_data(tmp_path_factory):
+    """The data sets of ``make data`` with 8 + 4 small images each."""
+    folder = tmp_path_factory.mktemp('data') / 'demo'
+    run('tools/make_demo_data.py', '--out', folder, '--train', 8, '--val', 4, '--size', 64,
+        '--imagenet-train', 8, '--imagenet-val', 4, '--imagenet-size', 64)  # fmt: skip
+    return folder
+
+
+def _common(root):
+    return [
+        '--cfg-options',
+        *(f'{s}_dataloader.dataset.data_root={root}' for s in LOADERS),
+        *(f'{s}_dataloader.num_workers=0' for s in LOADERS),
+        *(f'{s}_dataloader.persistent_workers=False' for s in LOADERS),
+        'train_dataloader.batch_size=4',
+    ]
+
+
+@pytest.fixture(scope='session')
+def options(demo_data):
+    """Arguments that make a detector's demo config train one epoch of two steps on it."""
+    annotations = f'{demo_data}/coco/annotations/instances_val2017.json'
+    return [
+        *_common(f'{demo_data}/coco/'),
+        *(f'{s}_evaluator.ann_file={annotations}' for s in LOADERS[1:]),
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'default_hooks.logger.interval=1',
+    ]
+
+
+@pytest.fixture(scope='session')
+def seg_options(demo_data):
+    """Arguments that make a segmentor's demo config train two steps on it."""
+    return [
+        *_common(f'{demo_data}/ade20k'),
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=1',
+        'default_hooks.logger.interval=1',
+    ]
+
+
+@pytest.fixture(scope='session')
+def detector(tmp_path_factory, options):
+    """Work dir of a Mask R-CNN trained for two steps."""
+    folder = tmp_path_factory.mktemp('detector')
+    run('tools/train.py', DETECTOR, '--work-dir', folder, *options)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def segmentor(tmp_path_factory, seg_options):
+    """Work dir of a Semantic FPN trained for two steps."""
+    folder = tmp_path_factory.mktemp('segmentor')
+    run('tools/train.py', SEGMENTOR, '--work-dir', folder, *seg_options)
+    return folder

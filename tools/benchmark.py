@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmatm.models import ARCHS, ActiveTokenMixer, ATMNet
+from mmatm.models.published import use_published_formulation
 from mmatm.ops import active_sample, available_backends
-from published import use_published_formulation
 
 PEERS = {
     'convnext-t': 'convnext_tiny',

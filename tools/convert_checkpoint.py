@@ -18,20 +18,20 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from common import add_trust_flag
-from mmatm.files import write_atomically
-from mmatm.models import ARCHS, ATMNet, CheckpointError, read_checkpoint
-from mmatm.models.checkpoint import (
+from mmatm.checkpoints import (
+    CheckpointError,
     adapt_state_dict,
-    is_atmnet,
     published_name,
+    read_checkpoint,
     timm_name,
-    translate_name,
-    why_unusable,
 )
+from mmatm.checkpoints.fitting import why_unusable
+from mmatm.checkpoints.names import BACKBONE, HEAD, common_name, is_atmnet
+from mmatm.cli.arguments import add_trust_flag
+from mmatm.models import ARCHS, ATMNet
+from mmatm.utils.files import write_atomically
 
 SUFFIXES = ('.pth', '.safetensors')
-_BACKBONE, _HEAD = 'backbone.', 'head.fc.'
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument('src', help='checkpoint to read')
     parser.add_argument('dst', help='file to write, .pth or .safetensors')
     parser.add_argument('--to', choices=['mm', 'timm', 'published'], default='mm')
-    parser.add_argument('--ema', action='store_true', help='take the averaged weights')
+    parser.add_argument('--ema', action='store_true', help='take the EMA weights')
     add_trust_flag(parser)
     args = parser.parse_args()
     dst = Path(args.dst)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def has_backbone(names: Any) -> bool:
-    return any(name.startswith(_BACKBONE) for name in names)
+    return any(name.startswith(BACKBONE) for name in names)
 
 
 def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], dict]:
@@ -91,7 +91,7 @@ def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], d
         if reason := why_unusable(value):
             raise CheckpointError(f'{name} holds no plain real numbers: it {reason}')
 
-    own = [translate_name(n.removeprefix(_BACKBONE)) for n in weights if n.startswith(_BACKBONE)]
+    own = [common_name(n) for n in weights if n.startswith(BACKBONE)]
     blocks = {tuple(n.split('.')[1:4:2]) for n in own if '.blocks.' in n}
     depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(4))
     arch = next((arch for arch, known in ARCHS.items() if known['depths'] == depths), None)
@@ -102,16 +102,16 @@ def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], d
     with torch.device('meta'):
         model = ATMNet(
             arch,
-            in_chans=3 if stem is None else stem.shape[1],
+            in_channels=3 if stem is None else stem.shape[1],
             out_indices=[i for i in range(4) if f'norm{i}.weight' in own] or [3],
         )
-    backbone = {n: weights.pop(n) for n in list(weights) if n.startswith(_BACKBONE)}
+    backbone = {n: weights.pop(n) for n in list(weights) if n.startswith(BACKBONE)}
     count = len(backbone)
-    adapt_state_dict(backbone, _BACKBONE, model)
+    adapt_state_dict(backbone, BACKBONE, model)
     if len(backbone) != count:
         raise CheckpointError(f'has {count - len(backbone)} more tensors than ATMNet-{arch}')
     weights |= backbone
-    head = {n.removeprefix(_HEAD): v.shape for n, v in weights.items() if n.startswith(_HEAD)}
+    head = {n.removeprefix(HEAD): v.shape for n, v in weights.items() if n.startswith(HEAD)}
     width = model.widths[-1]
     if head and (head.keys() != {'weight', 'bias'} or head['weight'] != (*head['bias'][:1], width)):
         shapes = {name: list(shape) for name, shape in head.items()}
@@ -121,7 +121,7 @@ def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], d
 
 
 def _is_stem(name: str) -> bool:
-    return translate_name(name.removeprefix(_BACKBONE)) == 'stem.weight'
+    return common_name(name) == 'stem.weight'
 
 
 def convert(weights: dict[str, Tensor], arch: str, to: str) -> dict[str, Tensor]:
@@ -132,19 +132,19 @@ def convert(weights: dict[str, Tensor], arch: str, to: str) -> dict[str, Tensor]
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
     if to == 'mm':
         return weights
-    dense = any(f'{_BACKBONE}norm{i}.weight' in weights for i in range(3))
-    skipped = tuple(f'{_BACKBONE}norm{i}.' for i in range(3)) if to == 'timm' else ()
+    dense = any(f'{BACKBONE}norm{i}.weight' in weights for i in range(3))
+    skipped = tuple(f'{BACKBONE}norm{i}.' for i in range(3)) if to == 'timm' else ()
     converted = {}
     for name, value in weights.items():
-        if not name.startswith((_BACKBONE, _HEAD)) or name.startswith(skipped):
+        if not name.startswith((BACKBONE, HEAD)) or name.startswith(skipped):
             continue
-        own = name.removeprefix(_BACKBONE)
+        own = name.removeprefix(BACKBONE)
         if to == 'timm':
             converted[timm_name(own)] = value
             continue
         if own.endswith(('.mixer.width.weight', '.mixer.height.weight')):
             value = value[..., None, None]  # 1x1 convolutions there
-        prefix = _BACKBONE if dense else ''
+        prefix = BACKBONE if dense else ''
         converted[prefix + published_name(own, ARCHS[arch]['depths'], not dense)] = value
     return converted
 

@@ -15,11 +15,9 @@ from typing import Any
 import cv2
 import mmcv
 import numpy as np
-from mmengine.config import Config
 from tqdm import tqdm
 
-import mmatm  # noqa: F401  registers ATMNet
-from common import add_trust_flag
+from mmatm.cli.arguments import add_trust_flag, read_config
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -36,7 +34,7 @@ def main() -> None:
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: the GPU if there is one)')
     add_trust_flag(parser)
     args = parser.parse_args()
-    for path in (args.input, args.config, args.checkpoint):
+    for path in (args.input, args.checkpoint):
         if '://' not in str(path) and not Path(path).exists():
             sys.exit(f'{path} does not exist')
     pictures = [args.input]
@@ -70,11 +68,11 @@ def read(path: Path) -> np.ndarray | None:
 
 def make_predictor(args: argparse.Namespace) -> Any:
     """A function of a path and its picture that writes what the model finds."""
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     if config.default_scope == 'mmdet':
         from mmdet.apis import DetInferencer
 
-        detector = DetInferencer(args.config, args.checkpoint, args.device, show_progress=False)
+        detector = DetInferencer(config, args.checkpoint, args.device, show_progress=False)
 
         def detect(path: Path, image: np.ndarray) -> None:
             result = detector(
@@ -89,7 +87,7 @@ def make_predictor(args: argparse.Namespace) -> Any:
 
     from mmseg.apis import MMSegInferencer
 
-    segmentor = MMSegInferencer(args.config, args.checkpoint, device=args.device)
+    segmentor = MMSegInferencer(config, args.checkpoint, device=args.device)
     segmentor.show_progress = False
 
     def segment(path: Path, image: np.ndarray) -> None:

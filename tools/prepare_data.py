@@ -17,15 +17,22 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from annotations import check_coco_annotations, read_coco, shortened
-from mmatm.engine.data import DataError, check_file, check_label_map_file
+from mmatm.data import (
+    DataError,
+    Problem,
+    check_coco_annotations,
+    check_file,
+    check_label_map_file,
+    limited,
+    read_coco,
+)
 
 COCO_COUNTS = {'train2017': 118287, 'val2017': 5000}
 ADE_COUNTS = {'training': 20210, 'validation': 2000}
 ADE_CLASSES = 150
 IMAGENET_COUNTS = {'train': 1281167, 'val': 50000}
 IMAGENET_CLASSES = 1000
-PICTURES = ('.jpeg', '.jpg', '.png')  # in a class folder of ImageNet, in any case
+IMAGES = ('.jpeg', '.jpg', '.png')  # in a class folder of ImageNet, in any case
 LINKS = {
     'coco': Path('coco'),
     'ade20k': Path('ade', 'ADEChallengeData2016'),
@@ -39,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('root', type=Path, help='folder of the unpacked download')
     parser.add_argument('--data', type=Path, default=Path('data'), help='folder to link it in')
     parser.add_argument(
-        '--subset', action='store_true', help='accept fewer pictures than the whole data set has'
+        '--subset', action='store_true', help='accept fewer images than the whole data set has'
     )
     parser.add_argument(
-        '--samples', type=int, default=200, help='pictures to decode per split; 0 for all'
+        '--samples', type=int, default=200, help='images to decode per split; 0 for all'
     )
     args = parser.parse_args(argv)
     if args.samples < 0:
@@ -54,52 +61,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     problems = list(check(args.root, args.subset, args.samples))
     if problems:
         print(*problems, sep='\n', file=sys.stderr)
-    if not all(problem.startswith('note: ') for problem in problems):
+    if any(problem.is_fatal for problem in problems):
         sys.exit(f'{args.root} is not a complete {args.dataset} data set; nothing was linked')
     link(args.root.resolve(), args.data / LINKS[args.dataset])
 
 
-def check_coco(root: Path, subset: bool, samples: int) -> Iterator[str]:
-    """Problems of a COCO 2017 download, one sentence each."""
+def check_coco(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
+    """Problems of a COCO 2017 download."""
     for split, count in COCO_COUNTS.items():
         folder, file = root / split, root / 'annotations' / f'instances_{split}.json'
         missing = [path for path in (folder, file) if not path.exists()]
-        yield from (f'missing: {path}' for path in missing)
+        yield from (Problem('missing', str(path)) for path in missing)
         if missing:
             continue
         try:
             content = read_coco(file)
-        except ValueError as error:
-            yield f'broken: {error}'
+        except DataError as error:
+            yield Problem('broken', str(error))
             continue
         images = content['images']
         if not subset and len(images) != count:
-            yield f'incomplete: {file} lists {len(images)} pictures instead of {count}'
+            yield Problem('incomplete', f'{file} lists {len(images)} images instead of {count}')
         evaluated = split.startswith('val')
         yield from check_coco_annotations(content, file, masks=True, evaluated=evaluated)
         there = {path.name for path in folder.iterdir()}
         names = [image['file_name'] for image in images]
         absent = sorted(set(names) - there)
-        yield from shortened([f'missing: {folder / name}' for name in absent])
+        yield from limited(Problem('missing', str(folder / name)) for name in absent)
         sizes = {image['file_name']: (image['height'], image['width']) for image in images}
         present = [name for name in names if name in there]
-        yield from _broken_pictures([folder / n for n in present], samples, sizes)
+        yield from _broken_images([folder / n for n in present], samples, sizes)
 
 
-def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[str]:
-    """Problems of an ADE20K (scene parsing challenge 2016) download, one sentence each."""
+def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
+    """Problems of an ADE20K (scene parsing challenge 2016) download."""
     for split, count in ADE_COUNTS.items():
-        images, labels = root / 'images' / split, root / 'annotations' / split
-        missing = [path for path in (images, labels) if not path.is_dir()]
-        yield from (f'missing: {path}' for path in missing)
+        folder, labels = root / 'images' / split, root / 'annotations' / split
+        missing = [path for path in (folder, labels) if not path.is_dir()]
+        yield from (Problem('missing', str(path)) for path in missing)
         if missing:
             continue
-        pictures = {path.stem: path for path in sorted(images.glob('*.jpg'))}
+        images = {path.stem: path for path in sorted(folder.glob('*.jpg'))}
         maps = {path.stem: path for path in sorted(labels.glob('*.png'))}
-        if not pictures or (not subset and len(pictures) != count):
-            yield f'incomplete: {images} holds {len(pictures)} pictures instead of {count}'
-        yield from shortened([f'missing: {labels / s}.png' for s in pictures if s not in maps])
-        yield from shortened([f'missing: {images / s}.jpg' for s in maps if s not in pictures])
+        if not images or (not subset and len(images) != count):
+            yield Problem('incomplete', f'{folder} holds {len(images)} images instead of {count}')
+        yield from limited(Problem('missing', f'{labels / s}.png') for s in images if s not in maps)
+        yield from limited(Problem('missing', f'{folder / s}.jpg') for s in maps if s not in images)
         broken, sizes = [], {}
         for path in tqdm(maps.values(), desc=f'annotations/{split}', disable=None):
             try:
@@ -108,82 +115,94 @@ def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[str]:
                 with Image.open(path) as image:  # as mmseg does
                     label = np.asarray(image)
             except (DataError, OSError, SyntaxError) as error:
-                broken.append(f'broken: {path} cannot be decoded ({error})')
+                broken.append(Problem('broken', f'{path} cannot be decoded ({error})'))
                 continue
             if label.max() > ADE_CLASSES:
                 broken.append(
-                    f'broken: {path} must hold values 0 to {ADE_CLASSES}, but has values up to '
-                    f'{label.max()}'
+                    Problem(
+                        'broken',
+                        f'{path} must hold values 0 to {ADE_CLASSES}, but has values up to '
+                        f'{label.max()}',
+                    )
                 )
-            if path.stem in pictures:
-                sizes[pictures[path.stem].name] = label.shape
-        yield from shortened(broken)
-        yield from _broken_pictures(list(pictures.values()), samples, sizes)
+            if path.stem in images:
+                sizes[images[path.stem].name] = label.shape
+        yield from limited(broken)
+        yield from _broken_images(list(images.values()), samples, sizes)
 
 
-def check_imagenet(root: Path, subset: bool, samples: int) -> Iterator[str]:
-    """Problems of an ImageNet-1k download with a folder for each class, one sentence each."""
+def check_imagenet(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
+    """Problems of an ImageNet-1k download with a folder for each class."""
     folders = {split: root / split for split in IMAGENET_COUNTS}
     missing = [folder for folder in folders.values() if not folder.is_dir()]
-    yield from (f'missing: {folder}' for folder in missing)
+    yield from (Problem('missing', str(folder)) for folder in missing)
     if missing:
         return
-    pictures: dict[str, dict[str, list[Path]]] = {}
+    images: dict[str, dict[str, list[Path]]] = {}
     for split, folder in folders.items():
         entries = sorted(folder.iterdir())
         stray = [path.name for path in entries if not path.is_dir()]
         if stray:
-            yield (
-                f'broken: {folder} holds {len(stray)} files outside the folders of the classes, '
-                f'such as {stray[0]}; unpack archives, and move each picture into the folder of '
-                'its class'
+            yield Problem(
+                'broken',
+                f'{folder} holds {len(stray)} files outside the folders of the classes, such as '
+                f'{stray[0]}; unpack archives, and move each image into the folder of its class',
             )
-        pictures[split] = {
-            path.name: [file for file in path.iterdir() if file.suffix.lower() in PICTURES]
+        images[split] = {
+            path.name: [file for file in path.iterdir() if file.suffix.lower() in IMAGES]
             for path in entries
             if path.is_dir()
         }
-    classes = sorted(set().union(*pictures.values()))
+    classes = sorted(set().union(*images.values()))
     if not subset and len(classes) != IMAGENET_CLASSES:
-        yield f'incomplete: {root} has {len(classes)} classes instead of {IMAGENET_CLASSES}'
+        yield Problem(
+            'incomplete', f'{root} has {len(classes)} classes instead of {IMAGENET_CLASSES}'
+        )
     for split, folder in folders.items():
-        found = pictures[split]
-        yield from shortened([f'missing: {folder / name}' for name in classes if name not in found])
-        yield from shortened(
-            [f'incomplete: {folder / name} holds no picture' for name in found if not found[name]]
+        found = images[split]
+        yield from limited(
+            Problem('missing', str(folder / name)) for name in classes if name not in found
+        )
+        yield from limited(
+            Problem('incomplete', f'{folder / name} holds no image')
+            for name in found
+            if not found[name]
         )
         paths = sorted(path for files in found.values() for path in files)
         if not paths or (not subset and len(paths) != IMAGENET_COUNTS[split]):
-            yield (
-                f'incomplete: {folder} holds {len(paths)} pictures instead of '
-                f'{IMAGENET_COUNTS[split]}'
+            yield Problem(
+                'incomplete',
+                f'{folder} holds {len(paths)} images instead of {IMAGENET_COUNTS[split]}',
             )
-        yield from _broken_pictures(paths, samples)
+        yield from _broken_images(paths, samples)
 
 
-def _broken_pictures(
+def _broken_images(
     paths: list[Path], samples: int, sizes: dict[str, tuple[int, int]] | None = None
-) -> Iterator[str]:
-    """Sentences for those out of ``samples`` random pictures (0: all) that do not decode."""
+) -> Iterator[Problem]:
+    """Sentences for those out of ``samples`` random images (0: all) that do not decode."""
     if samples and samples < len(paths):
         paths = random.Random(0).sample(paths, samples)
     broken = []
-    for path in tqdm(paths, desc='pictures', disable=None):
+    for path in tqdm(paths, desc='images', disable=None):
         try:
             check_file(path)
         except DataError as error:
-            broken.append(f'broken: {error}')
+            broken.append(Problem('broken', str(error)))
             continue
         # As mmcv does, also turned as the EXIF tag says.
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            broken.append(f'broken: {path} cannot be decoded')
+            broken.append(Problem('broken', f'{path} cannot be decoded'))
         elif sizes and image.shape[:2] != sizes.get(path.name, image.shape[:2]):
             broken.append(
-                f'broken: {path} is {image.shape[0]} x {image.shape[1]} pixels, but the '
-                f'annotations say {sizes[path.name][0]} x {sizes[path.name][1]}'
+                Problem(
+                    'broken',
+                    f'{path} is {image.shape[0]} x {image.shape[1]} pixels, but the annotations '
+                    f'say {sizes[path.name][0]} x {sizes[path.name][1]}',
+                )
             )
-    yield from shortened(broken)
+    yield from limited(broken)
 
 
 def link(root: Path, place: Path) -> None:

@@ -8,32 +8,36 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
 
-from common import check_data, leave_process_group, load_config, make_parser, metrics
-from mmatm.models.checkpoint import EMA_PREFIX
+from mmatm.checkpoints.loading import EMA_PREFIX
+from mmatm.cli.arguments import (
+    check_data,
+    leave_process_group,
+    load_config,
+    make_parser,
+    make_runner,
+)
+from mmatm.data import metrics
 
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # whose predictions are one .pkl file
 
 
 def main() -> None:
     parser = make_parser('Evaluate a detector, a segmentor or a classifier')
-    parser.add_argument(
-        'checkpoint', help='checkpoint file; ema:FILE for the averaged weights that it has beside'
-    )
+    parser.add_argument('checkpoint', help='checkpoint file; ema:FILE for the EMA weights in it')
     parser.add_argument(
         '--out',
         help='detection, classification: a .pkl file for the predictions; segmentation: a folder '
         'for label maps',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for pictures with predictions drawn in')
+    parser.add_argument('--show-dir', help='folder for images with predictions drawn in')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window is shown')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args()
 
     cfg = load_config(args)
-    check_data(cfg, 'test_dataloader')
+    check_data(cfg, 'test_dataloader', classes=False)
     checkpoint = args.checkpoint.removeprefix(EMA_PREFIX)
     if '://' not in checkpoint and not Path(checkpoint).is_file():
         sys.exit(f'checkpoint {checkpoint} does not exist')
@@ -49,7 +53,7 @@ def main() -> None:
     if args.out and scope == 'mmseg':
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
 
-    runner = Runner.from_cfg(cfg)
+    runner = make_runner(cfg)
     if args.out and scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 

@@ -4,10 +4,14 @@
 import sys
 
 import torch
-from mmengine.runner import Runner
 
-import mmatm  # noqa: F401  registers ATMNet
-from common import check_classes, check_data, leave_process_group, load_config, make_parser
+from mmatm.cli.arguments import (
+    check_data,
+    leave_process_group,
+    load_config,
+    make_parser,
+    make_runner,
+)
 
 
 def main() -> None:
@@ -29,7 +33,6 @@ def main() -> None:
 
     cfg = load_config(args)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
-    check_classes(cfg, 'train_dataloader', 'val_dataloader')
     if args.amp and torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -42,7 +45,7 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    Runner.from_cfg(cfg).train()
+    make_runner(cfg).train()
     leave_process_group()
 
 

@@ -5,4 +5,5 @@ custom_hooks are the schedule's.
 
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmatm'], allow_failed_imports=False)
+runner_type = 'ExactRunner'
 default_hooks = dict(checkpoint=dict(type='DurableCheckpointHook', max_keep_ckpts=3))

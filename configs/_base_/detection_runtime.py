@@ -2,6 +2,7 @@
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmatm'], allow_failed_imports=False)
+runner_type = 'ExactRunner'
 default_hooks = dict(checkpoint=dict(type='DurableCheckpointHook'))
 custom_hooks = [
     dict(type='FiniteLossHook'),

@@ -1,6 +1,7 @@
 """mmseg's usual hooks, and the import that registers ATMNet (mmseg's own tools need it too)."""
 
 custom_imports = dict(imports=['mmatm'], allow_failed_imports=False)
+runner_type = 'ExactRunner'
 custom_hooks = [dict(type='FiniteLossHook'), dict(type='CheckDataHook')]
 default_scope = 'mmseg'
 default_hooks = dict(

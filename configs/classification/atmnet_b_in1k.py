@@ -1,7 +1,2 @@
-_base_ = [
-    '../_base_/models/classifier_atmnet.py',
-    '../_base_/datasets/imagenet.py',
-    '../_base_/schedules/imagenet_300.py',
-    '../_base_/classification_runtime.py',
-]
+_base_ = './atmnet_t_in1k.py'
 model = dict(backbone=dict(arch='b', drop_path_rate=0.2))

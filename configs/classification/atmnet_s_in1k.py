@@ -1,7 +1,2 @@
-_base_ = [
-    '../_base_/models/classifier_atmnet.py',
-    '../_base_/datasets/imagenet.py',
-    '../_base_/schedules/imagenet_300.py',
-    '../_base_/classification_runtime.py',
-]
-model = dict(backbone=dict(arch='s', drop_path_rate=0.1))
+_base_ = './atmnet_t_in1k.py'
+model = dict(backbone=dict(arch='s'))

@@ -4,4 +4,3 @@ _base_ = [
     '../_base_/schedules/imagenet_300.py',
     '../_base_/classification_runtime.py',
 ]
-model = dict(backbone=dict(arch='t', drop_path_rate=0.1))

@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/cascade_mask_rcnn_atmnet.py',
-    '../_base_/datasets/coco_instance_ms.py',
-    '../_base_/schedules/coco_3x.py',
-    '../_base_/detection_runtime.py',
-]
+_base_ = './cascade_mask_rcnn_atmnet_t_ms_3x.py'
 model = dict(
     backbone=dict(arch='l', drop_path_rate=0.3),
     neck=dict(in_channels=[96, 192, 384, 768]),

@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/mask_rcnn_atmnet.py',
-    'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/schedules/coco_1x.py',
-    '../_base_/detection_runtime.py',
-]
+_base_ = './mask_rcnn_atmnet_t.py'
 model = dict(
     backbone=dict(arch='l', drop_path_rate=0.3), neck=dict(in_channels=[96, 192, 384, 768])
 )

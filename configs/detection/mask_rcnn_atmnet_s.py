@@ -1,7 +1,2 @@
-_base_ = [
-    '../_base_/models/mask_rcnn_atmnet.py',
-    'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/schedules/coco_1x.py',
-    '../_base_/detection_runtime.py',
-]
+_base_ = './mask_rcnn_atmnet_t.py'
 model = dict(backbone=dict(arch='s', drop_path_rate=0.2))

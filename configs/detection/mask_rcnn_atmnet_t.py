@@ -4,4 +4,3 @@ _base_ = [
     '../_base_/schedules/coco_1x.py',
     '../_base_/detection_runtime.py',
 ]
-model = dict(backbone=dict(arch='t', drop_path_rate=0.1))

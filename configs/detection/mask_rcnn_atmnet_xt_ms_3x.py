@@ -1,7 +1,2 @@
-_base_ = [
-    '../_base_/models/mask_rcnn_atmnet.py',
-    '../_base_/datasets/coco_instance_ms.py',
-    '../_base_/schedules/coco_3x.py',
-    '../_base_/detection_runtime.py',
-]
-model = dict(backbone=dict(arch='xt', drop_path_rate=0.1))
+_base_ = './mask_rcnn_atmnet_t_ms_3x.py'
+model = dict(backbone=dict(arch='xt'))

@@ -4,5 +4,4 @@ _base_ = [
     '../_base_/schedules/coco_1x.py',
     '../_base_/detection_runtime.py',
 ]
-model = dict(backbone=dict(arch='t', drop_path_rate=0.1))
 optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))

@@ -1,8 +1,2 @@
-_base_ = [
-    '../_base_/models/retinanet_atmnet.py',
-    'mmdet::_base_/datasets/coco_detection.py',
-    '../_base_/schedules/coco_1x.py',
-    '../_base_/detection_runtime.py',
-]
-model = dict(backbone=dict(arch='xt', drop_path_rate=0.1))
-optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))
+_base_ = './retinanet_atmnet_t.py'
+model = dict(backbone=dict(arch='xt'))

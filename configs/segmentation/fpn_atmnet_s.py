@@ -1,8 +1,2 @@
-_base_ = [
-    '../_base_/models/fpn_atmnet.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/ade20k_40k.py',
-    '../_base_/segmentation_runtime.py',
-]
+_base_ = './fpn_atmnet_t.py'
 model = dict(backbone=dict(arch='s', drop_path_rate=0.2))
-train_dataloader = dict(batch_size=4)

@@ -4,5 +4,4 @@ _base_ = [
     '../_base_/schedules/ade20k_40k.py',
     '../_base_/segmentation_runtime.py',
 ]
-model = dict(backbone=dict(arch='t', drop_path_rate=0.1))
 train_dataloader = dict(batch_size=4)

@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/upernet_atmnet.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/ade20k_160k.py',
-    '../_base_/segmentation_runtime.py',
-]
+_base_ = './upernet_atmnet_t.py'
 model = dict(
     backbone=dict(arch='l', drop_path_rate=0.2),
     decode_head=dict(in_channels=[96, 192, 384, 768]),

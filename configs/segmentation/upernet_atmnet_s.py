@@ -1,7 +1,2 @@
-_base_ = [
-    '../_base_/models/upernet_atmnet.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/ade20k_160k.py',
-    '../_base_/segmentation_runtime.py',
-]
+_base_ = './upernet_atmnet_t.py'
 model = dict(backbone=dict(arch='s', drop_path_rate=0.2))

@@ -4,4 +4,3 @@ _base_ = [
     '../_base_/schedules/ade20k_160k.py',
     '../_base_/segmentation_runtime.py',
 ]
-model = dict(backbone=dict(arch='t', drop_path_rate=0.1))

@@ -1,15 +1,20 @@
+"""What mmengine lacks: durable checkpoints, exact resuming, checks, and training on a CPU."""
+
 from .amp import CpuAmpOptimWrapper
-from .checkpoints import DurableCheckpointHook
-from .data import CheckDataHook
-from .hooks import FiniteLossHook
+from .check_data import CheckDataHook
+from .durable_checkpoint import DurableCheckpointHook
+from .exact_resume import ExactDataset, ExactResumeHook, ExactRunner, ExactSampler
+from .finite_loss import FiniteLossHook
 from .layer_decay import LayerDecayConstructor
-from .optimizer import FusedAdamW
 
 __all__ = [
     'CheckDataHook',
     'CpuAmpOptimWrapper',
     'DurableCheckpointHook',
+    'ExactDataset',
+    'ExactResumeHook',
+    'ExactRunner',
+    'ExactSampler',
     'FiniteLossHook',
-    'FusedAdamW',
     'LayerDecayConstructor',
 ]

@@ -1,9 +1,10 @@
 """Mixed precision on a CPU."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, wraps
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -13,38 +14,49 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(OptimWrapper):
-    """Training under bfloat16 autocast on a CPU, which mmengine's ``AmpOptimWrapper`` refuses.
+    """Training under bfloat16 autocast on a CPU, which mmengine's ``AmpOptimWrapper`` rejects.
 
     Parameters, gradients and optimizer stay float32; bfloat16 has the range of float32, so no loss
     is scaled. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        keep_mmcv_in_float32()
-
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast, and what the base class does to accumulate gradients."""
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+        with (
+            super().optim_context(model),
+            boxes_in_float32(),
+            torch.autocast('cpu', torch.bfloat16),
+        ):
             yield
 
 
-@cache
-def keep_mmcv_in_float32() -> None:
-    """Let NMS and the RoI extractors take float32 for bfloat16.
+@contextmanager
+def boxes_in_float32() -> Iterator[None]:
+    """Within it, NMS and the RoI extractors compute in float32 what comes as bfloat16.
 
-    mmcv has no bfloat16 code for a CPU, and being outside torch's dispatcher it is not cast for by
-    autocast; the extractors would moreover round boxes to bfloat16, up to 4 pixels.
+    mmcv has no bfloat16 code for a CPU, and autocast does not cast for it, because mmcv is outside
+    torch's dispatcher. The extractors would also round boxes to bfloat16, by up to 4 pixels.
     """
+    with ExitStack() as stack:
+        for owner, make in _box_functions():
+            stack.enter_context(patch.object(owner, 'forward', make(_in_float32(owner.forward))))
+        yield
+
+
+def _box_functions() -> Iterator[tuple[Any, Callable]]:
     try:
         from mmcv.ops.nms import NMSop
         from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
     except ImportError:  # segmentation needs neither
         return
-    NMSop.forward = staticmethod(_in_float32(NMSop.forward))
+    yield NMSop, staticmethod
     for extractor in (SingleRoIExtractor, GenericRoIExtractor):
-        extractor.forward = _in_float32(extractor.forward)
+        yield extractor, _identity
+
+
+def _identity(function: Callable) -> Callable:
+    return function
 
 
 def _in_float32(forward: Callable) -> Callable:

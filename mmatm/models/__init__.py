@@ -1,18 +1,17 @@
-"""The token mixer, the trunk built from it, and its faces towards OpenMMLab and timm."""
+"""The token mixer, the trunk built from it, and ATMNet for OpenMMLab and for timm."""
 
-from .atmnet import ATMNet
-from .checkpoint import CheckpointError, read_checkpoint, trust_checkpoints
-from .classifier import ATMNetClassifier
+from typing import Any
+
+from .atmnet_timm import ATMNetClassifier
 from .mixer import ActiveTokenMixer
 from .trunk import ARCHS, Trunk
 
-__all__ = [
-    'ARCHS',
-    'ATMNet',
-    'ATMNetClassifier',
-    'ActiveTokenMixer',
-    'CheckpointError',
-    'Trunk',
-    'read_checkpoint',
-    'trust_checkpoints',
-]
+__all__ = ['ARCHS', 'ATMNet', 'ATMNetClassifier', 'ActiveTokenMixer', 'Trunk']
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'ATMNet':  # needs mmengine, which users of the timm models may not have
+        from .atmnet import ATMNet
+
+        return ATMNet
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .checkpoint import EMA_PREFIX, adapt_state_dict
+from ..checkpoints import adapt_state_dict
+from ..checkpoints.loading import load_pretrained
+from ..utils.messages import log
 from .trunk import NUM_STAGES, Trunk, init_parameters
 
 
@@ -19,7 +20,7 @@ class ATMNet(Trunk, BaseModule):
     Args:
         arch: ``xt``, ``t``, ``s``, ``b``, ``l``, or a dict with the keys of one of
             :data:`mmatm.models.ARCHS`.
-        in_chans: channels of the image.
+        in_channels: channels of the image.
         out_indices: stages whose maps are returned, ascending, out of 0 to 3; a stage after the
             last of them is not built.
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1).
@@ -28,7 +29,7 @@ class ATMNet(Trunk, BaseModule):
         with_cp: recompute every block in the backward pass instead of storing its activations.
         init_cfg: mmengine initialisation. ``dict(type='Pretrained', checkpoint=FILE)`` reads
             published files (ImageNet classifiers or mm segmentors) and those written by mmengine;
-            with ``ema=True`` it takes their averaged weights.
+            with ``ema=True`` it takes their EMA weights.
 
     Raises:
         ValueError: an argument is outside what is allowed.
@@ -47,7 +48,7 @@ class ATMNet(Trunk, BaseModule):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = 't',
-        in_chans: int = 3,
+        in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
@@ -68,7 +69,7 @@ class ATMNet(Trunk, BaseModule):
                 f'frozen_stages must be from -1 to {NUM_STAGES}, but is {frozen_stages!r}'
             )
         # What comes after the last output would have no gradient.
-        super().__init__(arch, in_chans, drop_path_rate, num_stages=out_indices[-1] + 1)
+        super().__init__(arch, in_channels, drop_path_rate, num_stages=out_indices[-1] + 1)
         self.init_cfg = init_cfg
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
@@ -85,14 +86,19 @@ class ATMNet(Trunk, BaseModule):
         """Apply ``init_cfg`` (mmengine calls this before training)."""
         configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
         if not configs:
-            print_log('ATMNet: no init_cfg, so it starts from random weights', logger='current')
-        for config in configs:
-            if config.pop('ema', False):
-                config['checkpoint'] = EMA_PREFIX + config['checkpoint']
+            log('ATMNet: no init_cfg, so it starts from random weights')
+        if self.is_init:
+            return
+        # mmengine does the rest; it may unpickle anything, so pretrained files are not its matter.
+        pretrained = [c for c in configs if c.get('type') == 'Pretrained']
+        own, self.init_cfg = self.init_cfg, [c for c in configs if c not in pretrained]
         super().init_weights()
+        self.init_cfg = own
+        for config in pretrained:
+            load_pretrained(self, **{k: v for k, v in config.items() if k != 'type'})
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``[B, in_chans, H, W]`` to one map ``[B, C_i, H_i, W_i]`` per output stage."""
+        """Images ``[B, in_channels, H, W]`` to one map ``[B, C_i, H_i, W_i]`` per output stage."""
         outputs = []
         for i, feature in enumerate(self.forward_stages(x)):
             if i in self.out_indices:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import is_compiling, is_cpu_autocast_enabled
+from ..utils.compat import is_compiling, is_cpu_autocast_enabled
 
 
 class Linear(nn.Linear):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import is_compiling, is_cpu_autocast_enabled
+from ..utils.compat import is_compiling, is_cpu_autocast_enabled
 from .linear import Linear, linear, linear_backward
 
 # From about this size on a hidden map leaves the cache, and its memory goes back to the system when

@@ -74,6 +74,35 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     return arch
 
 
+class Stem(nn.Conv2d):
+    """The convolution 7 x 7, stride 4, that makes tokens of pixels.
+
+    Args:
+        in_channels: channels of the image.
+        dim: channels ``C`` of a token.
+    """
+
+    def __init__(self, in_channels: int, dim: int):
+        super().__init__(in_channels, dim, 7, stride=4, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, in_channels, H, W]`` to ``[B, C, H / 4, W / 4]``, channels last in memory.
+
+        Raises:
+            ValueError: another number of dimensions or channels, or fewer pixels.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'images must be [B, {self.in_channels}, H, W], but are {list(x.shape)}'
+            )
+        if min(x.shape[2:]) < MIN_SIZE:
+            raise ValueError(
+                f'images must be at least {MIN_SIZE} pixels high and wide, but are {list(x.shape)}'
+            )
+        # Everything after it is channels last too; in that layout permuting copies nothing.
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+
 class Block(nn.Module):
     """Token mixing, then channel mixing, each behind a LayerNorm and a residual connection.
 
@@ -162,7 +191,7 @@ class Trunk(nn.Module):
 
     Args:
         arch: ``xt``, ``t``, ``s``, ``b``, ``l``, or a dict with the keys of one of :data:`ARCHS`.
-        in_chans: channels of the image.
+        in_channels: channels of the image.
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1); it
             grows linearly from 0 at the first block.
         num_stages: stages to build, from the first on.
@@ -176,20 +205,20 @@ class Trunk(nn.Module):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = 't',
-        in_chans: int = 3,
+        in_channels: int = 3,
         drop_path_rate: float = 0.0,
         num_stages: int = NUM_STAGES,
     ):
         super().__init__()
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), but is {drop_path_rate!r}')
-        if not isinstance(in_chans, int) or in_chans < 1:
-            raise ValueError(f'in_chans must be a whole number from 1 on, but is {in_chans!r}')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels must be a whole number >= 1, but is {in_channels!r}')
         self.arch = resolve_arch(arch)
         depths, self.widths = self.arch['depths'], tuple(self.arch['widths'])
         rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))
 
-        self.stem = nn.Conv2d(in_chans, self.widths[0], 7, stride=4, padding=2)
+        self.stem = Stem(in_channels, self.widths[0])
         self.stages = nn.ModuleList(
             Stage(
                 in_dim=self.widths[i - 1] if i else None,
@@ -204,22 +233,13 @@ class Trunk(nn.Module):
         )
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
-        """Images ``[B, in_chans, H, W]`` to the un-normalised map ``[B, H_i, W_i, C_i]`` of
+        """Images ``[B, in_channels, H, W]`` to the un-normalised map ``[B, H_i, W_i, C_i]`` of
         every stage; stage ``i`` has stride ``4 * 2**i``. ``H`` and ``W`` are any from 3 on.
 
         Raises:
             ValueError: another number of dimensions or channels, or fewer pixels.
         """
-        if x.dim() != 4 or x.shape[1] != self.stem.in_channels:
-            raise ValueError(
-                f'images must be [B, {self.stem.in_channels}, H, W], but are {list(x.shape)}'
-            )
-        if min(x.shape[2:]) < MIN_SIZE:
-            raise ValueError(
-                f'images must be at least {MIN_SIZE} pixels high and wide, but are {list(x.shape)}'
-            )
-        # Everything after the stem is channels last; in that layout permuting copies nothing.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
             yield x

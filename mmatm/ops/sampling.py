@@ -16,7 +16,7 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def available_backends(device: torch.device | str = 'cpu') -> tuple[str, ...]:
     """Backends that work for tensors on ``device``, the one used by default first.
 
-    ``reference`` is plain PyTorch and always there; ``cpp`` needs the extension that ``setup.py``
+    ``reference`` is plain PyTorch and always there; ``cpp`` needs the library that ``setup.py``
     compiles; ``triton`` needs a CUDA device, or the environment variable ``TRITON_INTERPRET=1``.
     """
     kind = torch.device(device).type
@@ -110,7 +110,7 @@ def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
         )
     available = available_backends(x.device)
     if backend is None:
-        _warn_without_extension(x.device.type)
+        _warn_without_library(x.device.type)
         return available[0]
     if backend not in available:
         raise ValueError(
@@ -123,7 +123,7 @@ def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
 _warned = False
 
 
-def _warn_without_extension(device: str) -> None:
+def _warn_without_library(device: str) -> None:
     """Say once that the compiled backend is missing, unless it was left out on purpose."""
     global _warned
     if _warned or device != 'cpu' or cpp.is_available():
@@ -131,8 +131,10 @@ def _warn_without_extension(device: str) -> None:
     _warned = True
     if os.environ.get('MMATM_BUILD_OPS') != '0':
         warnings.warn(
-            'mmatm runs on its slow reference operator, because its C++ extension is not built: '
-            'install a C++ compiler and run "pip install --no-build-isolation -e ." again',
+            'mmatm runs on its slow reference operator, because its fast CPU operator is missing '
+            f'({cpp.load_error}): install the wheel for this platform, or a C++ compiler such as '
+            'g++ and then mmatm again with "pip install --force-reinstall --no-deps '
+            '--no-cache-dir mmatm"',
             stacklevel=4,
         )
 

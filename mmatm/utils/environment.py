@@ -5,11 +5,9 @@ and reports what fails instead of failing.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 
 # Import name -> the distributions that provide it: OpenMMLab's, OneDL's, and reduced builds.
 _MM_PACKAGES = {
@@ -43,8 +41,8 @@ def collect_env() -> dict[str, str]:
     env['mmatm'] = __version__
     for name, distributions in (_OTHERS | _MM_PACKAGES).items():
         env[name] = ' and '.join(_installed(*distributions)) or 'not installed'
-    env['compiled operators of mmcv'] = 'yes' if _mmcv_has_operators() else 'no'
-    env['operator backends'] = _backends()
+    env['operators of mmcv'] = _attempt(_operators_of_mmcv)
+    env['backends of active_sample'] = _attempt(_backends)
     env.update((f'problem {n}', text) for n, text in enumerate(find_problems(thorough=True), 1))
     return env
 
@@ -64,22 +62,11 @@ def find_problems(thorough: bool = False) -> Iterator[str]:
                 f'each other: run "pip uninstall -y {names}" and install the one that you want '
                 'again'
             )
-    if find_spec('mmengine') is None:
-        yield (
-            "mmatm needs the package 'mmengine', which is not installed: get it with "
-            '"pip install \'onedl-mmengine>=0.10.12\' opencv-python-headless" (maintained, any '
-            'torch) or '
-            "\"pip install 'mmengine>=0.10.7'\" (OpenMMLab's last release, torch < 2.6); never both"
-        )
-    if find_spec('mmdet') and find_spec('mmcv') and not _mmcv_has_operators():
-        name = 'mmcv' if _installed('mmcv') else 'onedl-mmcv'
-        yield (
-            'mmdet cannot be imported, because mmcv is installed without its compiled operators: '
-            f'remove it and run "make setup", or "pip install --no-build-isolation {name}" after '
-            'torch'
-        )
     if thorough:
-        for name in ('torchvision', 'timm', 'cv2'):
+        needed = ['torchvision', 'timm']
+        if _installed(*_MM_PACKAGES['mmengine']):
+            needed.append('cv2')
+        for name in needed:
             try:
                 import_module(name)
             except Exception as error:  # torchvision raises a RuntimeError
@@ -95,13 +82,14 @@ def explain(error: Exception) -> str | None:
             f'OpenCV, which mmengine needs, cannot be imported ({_failure(error)}): run '
             '"pip install opencv-python-headless"'
         )
-    if 'torchvision' not in str(error) or isinstance(error, ModuleNotFoundError):
-        return None
-    found = ' and '.join(_installed('torch', 'torchvision'))
-    return (
-        f'{found} are not from one build ({_failure(error)}): install both from the same place, '
-        'e.g. "pip install --force-reinstall torch torchvision"'
-    )
+    if 'torchvision' in str(error) and not isinstance(error, ModuleNotFoundError):
+        found = ' and '.join(_installed('torch', 'torchvision'))
+        return (
+            f'{found} are not from one build ({_failure(error)}): install both from the same '
+            'place, e.g. "pip install --force-reinstall torch torchvision"'
+        )
+    problem = next(find_problems(), None)
+    return f'{_failure(error)}; {problem}' if problem else None
 
 
 def _installed(*distributions: str) -> list[str]:
@@ -115,20 +103,31 @@ def _installed(*distributions: str) -> list[str]:
     return found
 
 
-def _mmcv_has_operators() -> bool:
-    spec = find_spec('mmcv')  # mmcv._ext would import mmcv, which takes a second
-    folders = spec.submodule_search_locations or [] if spec else []
-    return any(file for folder in folders for file in Path(folder).glob('_ext.*'))
+def _operators_of_mmcv() -> str:
+    from ..mmcv_ext import SUPPLIED
+    from .operators import status
+
+    text = status()
+    return f'{text}: {", ".join(SUPPLIED)}' if 'mmatm' in text else text
 
 
 def _backends() -> str:
-    try:
-        from ..ops import available_backends, cpp, triton
-    except Exception as error:  # torch does not load
-        return _failure(error)
-    state = f'cpp {cpp.capability()}' if cpp.is_available() else f'cpp not built ({cpp.load_error})'
+    from ..ops import available_backends, cpp, triton
+
+    state = (
+        f'cpp {cpp.capability()}, {cpp.threading()}'
+        if cpp.is_available()
+        else f'cpp not built ({cpp.load_error})'
+    )
     names = ', '.join(available_backends('cuda' if triton.is_available() else 'cpu'))
     return f'{names}; {state}; triton {"available" if triton.is_available() else "not available"}'
+
+
+def _attempt(describe: Callable[[], str]) -> str:
+    try:
+        return describe()
+    except Exception as error:  # whatever a broken environment fails with
+        return _failure(error)
 
 
 def _failure(error: Exception) -> str:

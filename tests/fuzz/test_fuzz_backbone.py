@@ -1,10 +1,10 @@
 """Random settings of the backbone: a model that gives maps of the right shape, or a refusal."""
 
 import torch
+from fuzz.cases import cases, refused
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fuzz.cases import cases, refused
 from mmatm.models import ATMNet
 
 ODD = st.sampled_from(
@@ -55,7 +55,7 @@ def archs(draw):
 SETTINGS = st.fixed_dictionaries(
     dict(arch=archs() | ODD),
     optional=dict(
-        in_chans=st.integers(1, 4) | ODD,
+        in_channels=st.integers(1, 4) | ODD,
         out_indices=st.lists(st.integers(-1, 4), max_size=5) | st.lists(ODD, max_size=3) | ODD,
         drop_path_rate=st.floats(-0.1, 1.1) | ODD,
         frozen_stages=st.integers(-2, 5) | ODD,
@@ -65,7 +65,7 @@ SETTINGS = st.fixed_dictionaries(
 
 
 @given(SETTINGS, st.integers(32, 70), st.integers(32, 70))
-@example(dict(arch='t', in_chans=0), 32, 32)
+@example(dict(arch='t', in_channels=0), 32, 32)
 @cases(40)
 def test_settings_are_taken_or_refused(settings, height, width):
     if settings['arch'] == 'xt':
@@ -76,7 +76,7 @@ def test_settings_are_taken_or_refused(settings, height, width):
         refused(error)
         return
     arch = settings['arch']
-    channels = settings.get('in_chans', 3)
+    channels = settings.get('in_channels', 3)
     maps = model(torch.randn(1, channels, height, width))
     indices = settings.get('out_indices', (0, 1, 2, 3))
     assert [m.shape[1] for m in maps] == [arch['widths'][i] for i in indices]

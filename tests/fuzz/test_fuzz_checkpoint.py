@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz.cases import cases, refused
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 
-from fuzz.cases import cases, refused
-from mmatm.files import write_with_checksum
-from mmatm.models import ATMNet, CheckpointError, read_checkpoint
+from mmatm.checkpoints import CheckpointError, read_checkpoint
+from mmatm.models import ATMNet
+from mmatm.utils.files import write_with_checksum
 from reference import identical
 
 ARCH = dict(

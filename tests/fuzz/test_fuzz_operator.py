@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from fuzz.cases import cases, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.cases import cases, refused
 from mmatm.ops import active_sample, active_sample_mean, available_backends, reference
 
 TOLERANCE = {

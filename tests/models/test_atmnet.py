@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
+from mmatm.checkpoints import translate_name
 from mmatm.models import ARCHS, ATMNet
-from mmatm.models.checkpoint import translate_name
 from reference import DATA, FEATURES, published_state_dict, weights
 
 PARAMETERS = {'xt': 14837152, 't': 26640256, 's': 38119472, 'b': 51642816, 'l': 75470376}
@@ -182,8 +182,8 @@ def test_initialisation():
         (dict(out_indices=3), '3'),
         (dict(frozen_stages=5), '5'),
         (dict(drop_path_rate=1.0), '1.0'),
-        (dict(in_chans=0), '0'),
-        (dict(in_chans=1.5), '1.5'),
+        (dict(in_channels=0), '0'),
+        (dict(in_channels=1.5), '1.5'),
     ],
 )
 def test_bad_arguments_are_named(arguments, said):

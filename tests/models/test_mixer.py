@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from mmatm.models import ActiveTokenMixer
+from mmatm.models.published import mixer_forward as published_mixer
 from mmatm.ops import active_sample
-from published import mixer_forward as published_mixer
 
 
 def plain(mixer: ActiveTokenMixer, x: Tensor, offset: Tensor) -> Tensor:

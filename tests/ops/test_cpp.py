@@ -1,7 +1,16 @@
 """The C++ backend against the reference, in outputs and both gradients."""
 
+import ctypes
+import importlib.util
 import math
+import os
 import random
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +48,17 @@ def mean_of(samples, x):
     """The mean over all tokens of ``[samples, x]``, in float32 or float64."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.cat([samples, x], -1).to(dtype).mean((1, 2))
+
+
+@contextmanager
+def threads(number):
+    """With so many threads for torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def assert_close(results, expected, dtype, factor=1):
@@ -161,16 +181,12 @@ def test_same_bits_for_any_number_of_threads(shape, dtype):
             *cpp.backward_mean(grad, grad_mean, x, offset),
         )
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         expected = results()
-        for threads in (1, 2, 3, 5):
-            torch.set_num_threads(threads)
+    for number in (1, 2, 3, 5):
+        with threads(number):
             for result, wanted in zip(results(), expected, strict=True):
                 assert torch.equal(result, wanted)
-    finally:
-        torch.set_num_threads(before)
 
 
 X, OFFSET, GRAD = problem((1, 2, 3), 2, 3, torch.float32)
@@ -200,3 +216,144 @@ def test_tensors_that_do_not_fit_are_refused(function, arguments, said):
 
 def test_names_its_instruction_set():
     assert cpp.capability() in ('avx2', 'portable')
+
+
+# ----------------------------------------------------------------------------------- its threads
+
+ON_OPENMP = cpp.threading() != 'one thread'
+on_openmp = pytest.mark.skipif(not ON_OPENMP, reason='this torch runs on no OpenMP')
+LARGE = problem((1, 40, 50), 16, 2, torch.float32)[:2]  # enough for three threads
+
+
+def test_names_its_threads():
+    assert torch.backends.openmp.is_available() == ON_OPENMP
+    assert cpp.threading().startswith('OpenMP of torch (lib' if ON_OPENMP else 'one thread')
+
+
+@on_openmp
+def test_openmp_is_that_of_torch():
+    for number in (1, 3, 2):
+        with threads(number):
+            assert cpp._openmp.omp_get_max_threads() == number
+
+
+@on_openmp
+@pytest.mark.parametrize('torch_first', [True, False])
+def test_adds_no_threads_to_those_of_torch(torch_first):
+    program = f"""
+import os, torch
+from mmatm.ops import cpp
+
+def tasks():
+    return len(os.listdir('/proc/self/task'))
+
+def run_torch():
+    return torch.ones(1 << 20).exp()
+
+def run_cpp():
+    x, offset = torch.randn(1, 40, 50, 32), torch.randn(1, 40, 50, 32)
+    samples, mean = cpp.forward_mean(x, offset)
+    return cpp.backward_mean(samples, mean, x, offset)
+
+torch.set_num_threads(3)
+first, second = (run_torch, run_cpp) if {torch_first} else (run_cpp, run_torch)
+before = tasks()
+first()
+assert tasks() == before + 2, 'the first ran on other than 3 threads'
+second()
+assert tasks() == before + 2, 'the second has threads of its own'
+"""
+    run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_works_without_openmp(tmp_path, monkeypatch):
+    with threads(3):
+        expected = cpp.forward_mean(*LARGE)
+        # Another file is another library to the system, to which no runtime was given.
+        copy = shutil.copy(cpp._library._name, tmp_path / 'copy.so')
+        monkeypatch.setattr(cpp, '_library', cpp._load(Path(copy)))
+        monkeypatch.setattr(cpp, '_openmp', None)
+        assert cpp.threading() == 'one thread'
+        for result, wanted in zip(cpp.forward_mean(*LARGE), expected, strict=True):
+            assert torch.equal(result, wanted)
+
+
+@on_openmp
+def test_within_a_parallel_region():
+    expected = cpp.forward(*LARGE)
+    results = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def region(_):
+        results.append(cpp.forward(*LARGE))
+
+    cpp._openmp.GOMP_parallel(region, None, 3, 0)
+    assert len(results) == 3
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_from_several_threads_of_python():
+    expected = cpp.forward_mean(*LARGE)
+    with threads(2), ThreadPoolExecutor(4) as pool:
+        for results in pool.map(lambda _: cpp.forward_mean(*LARGE), range(40)):
+            assert all(map(torch.equal, results, expected))
+
+
+class Samples(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return cpp.forward(*LARGE)[0]
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system cannot fork')
+def test_in_a_forked_worker_of_a_data_loader():
+    with threads(3):
+        expected = cpp.forward(*LARGE)  # the parent has its threads by now, the worker none
+        loader = torch.utils.data.DataLoader(
+            Samples(), num_workers=2, multiprocessing_context='fork', timeout=60
+        )
+        batches = list(loader)
+    assert len(batches) == 4
+    assert all(torch.equal(batch, expected) for batch in batches)
+
+
+# ----------------------------------------------------------------------------------- the library
+
+
+def test_library_of_another_version_is_refused(monkeypatch):
+    monkeypatch.setattr(cpp, '_ABI', 1000)
+    with pytest.raises(OSError, match=r'_kernels\.so belongs to another version.*must be 1000'):
+        cpp._load(Path(cpp._library._name))
+
+
+def test_foreign_library_is_refused():
+    with pytest.raises(OSError, match='its interface is none'):
+        cpp._load(Path(torch._C.__file__))
+
+
+@pytest.mark.parametrize('content', [None, b'', b'no library'])
+def test_file_that_does_not_load_leaves_the_reason(tmp_path, content):
+    if content is not None:
+        (tmp_path / '_kernels.so').write_bytes(content)
+    copy = shutil.copy(cpp.__file__, tmp_path / 'cpp.py')
+    spec = importlib.util.spec_from_file_location('copy_of_cpp', copy)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not module.is_available()
+    assert '_kernels.so' in module.load_error
+    assert module.threading() == 'one thread'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems name libraries otherwise')
+def test_needs_no_library_but_that_of_c():
+    content = Path(cpp._library._name).read_bytes()
+    for name in (b'libstdc++.so', b'libgomp', b'libtorch', b'libpython'):
+        assert name not in content
+
+
+def test_lack_of_memory_is_an_error():
+    with pytest.raises(MemoryError, match='not enough memory'):
+        cpp._library.mmatm_backward(3, 1, 2**50, 1, 1, 1, 1, *[None] * 6)

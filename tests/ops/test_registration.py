@@ -115,8 +115,8 @@ def test_autocast_keeps_the_dtype_of_x(dtype):
 
 
 @pytest.mark.parametrize('wanted', ['0', None])
-def test_missing_extension_is_said_once(wanted, monkeypatch):
-    monkeypatch.setattr(cpp, '_C', None)
+def test_missing_library_is_said_once(wanted, monkeypatch):
+    monkeypatch.setattr(cpp, '_library', None)
     monkeypatch.setattr(sampling, '_warned', False)
     if wanted:
         monkeypatch.setenv('MMATM_BUILD_OPS', wanted)

@@ -5,12 +5,12 @@ import shutil
 
 import cv2
 import numpy as np
+import prepare_data
 import pytest
 from PIL import Image
 
-import prepare_data
-from annotations import check_coco_annotations, read_coco
 from commands import DETECTOR, ROOT, SEGMENTOR, run
+from mmatm.data import check_coco_annotations, read_coco
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -20,7 +20,7 @@ from mmengine.dataset import Compose, ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmatm.engine.data import CheckedPipeline, DataError, check_samples
+from mmatm.data import CheckedPipeline, DataError, check_samples
 
 SIZE = 96  # of pictures and of the detector's input: nothing is resampled
 JPEG = dict(format='JPEG', quality=95)
@@ -91,11 +91,13 @@ class Coco:
 
     def problems(self, masks=True, evaluated=False, classes=None):
         path = self.write()
-        return list(check_coco_annotations(read_coco(path), path, masks, evaluated, classes))
+        found = check_coco_annotations(read_coco(path), path, masks, evaluated, classes)
+        return list(map(str, found))
 
     def prepared(self):
         """What tools/prepare_data.py says about the training half."""
-        return [p for p in prepare_data.check_coco(self.root, True, 0) if 'train2017' in p]
+        found = map(str, prepare_data.check_coco(self.root, True, 0))
+        return [problem for problem in found if 'train2017' in problem]
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_unusual_pictures_are_read_as_8_bit_colours(convert, coco):
 
 
 def test_16_bit_colours_are_scaled_down(coco):
-    deep = cv2.imencode('.png', picture().astype(np.uint16)[..., ::-1] * 257)[1]
+    deep = cv2.imencode('.png', image().astype(np.uint16)[..., ::-1] * 257)[1]
     coco.file.write_bytes(deep.tobytes())
     (sample,) = list(build(DETECTOR, coco.root, 'train'))
     found = sample['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
@@ -201,7 +203,7 @@ def test_damaged_pictures_are_named(damage, loader, coco, ade):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DataError, match=rf'img_id 7.*{file}'):
         build(DETECTOR, coco.root, loader)[0]
-    (problem,) = prepare_data.check_coco(coco.root, True, 0)
+    (problem,) = map(str, prepare_data.check_coco(coco.root, True, 0))
     assert problem.startswith(f'broken: {file} ')
 
     split = {'train': 'training', 'val': 'validation'}[loader]
@@ -209,7 +211,7 @@ def test_damaged_pictures_are_named(damage, loader, coco, ade):
     shutil.copy(file, target)
     with pytest.raises(DataError, match=str(target)):
         build(SEGMENTOR, ade, loader)[0]
-    (problem,) = prepare_data.check_ade20k(ade, True, 0)
+    (problem,) = map(str, prepare_data.check_ade20k(ade, True, 0))
     assert problem.startswith(f'broken: {target} ')
 
 
@@ -255,9 +257,9 @@ def test_exif_rotation_is_applied(coco, ade):
     stored = np.ones((64, SIZE), np.uint8)
     labels = ade / 'annotations' / 'training' / 'one.png'
     Image.fromarray(stored).save(labels)
-    with pytest.raises(DataError, match=rf'{labels}.*shape \(64, 96\), but the picture \(96, 64\)'):
+    with pytest.raises(DataError, match=rf'{labels}.*shape \(64, 96\), but the image \(96, 64\)'):
         build(SEGMENTOR, ade, 'train')[0]
-    (problem,) = prepare_data.check_ade20k(ade, True, 0)
+    (problem,) = map(str, prepare_data.check_ade20k(ade, True, 0))
     assert 'one.jpg is 96 x 64 pixels, but the annotations say 64 x 96' in problem
     Image.fromarray(stored.T.copy()).save(labels)
     build(SEGMENTOR, ade, 'train')[0]
@@ -294,8 +296,8 @@ def test_a_picture_without_annotations_is_not_trained_on_but_evaluated(coco):
         (dict(bbox=[20, 20, 0, 40]), 'too small'),
         (dict(bbox=[20, 20, 40, 0.5]), 'too small'),
         (dict(area=0), 'too small'),
-        (dict(bbox=[200, 20, 40, 40]), 'no area inside the picture'),
-        (dict(bbox=[-50, 20, 40, 40]), 'no area inside the picture'),
+        (dict(bbox=[200, 20, 40, 40]), 'no area inside the image'),
+        (dict(bbox=[-50, 20, 40, 40]), 'no area inside the image'),
         (dict(bbox=[60, 20, -40, 40]), 'too small'),
         (dict(ignore=True), 'marked to be ignored'),
     ],
@@ -374,7 +376,7 @@ def test_crowd_regions_are_neither_object_nor_background(encode, coco):
         (dict(bbox=['20', 20, 40, 40]), 'four finite numbers'),
         (dict(area='large'), "area 'large'"),
         (dict(category_id=99), 'category 99, which is not listed'),
-        (dict(image_id=99), 'picture 99, which is not listed'),
+        (dict(image_id=99), 'image 99, which is not listed'),
         (dict(segmentation=[]), 'has no segmentation'),
         (dict(segmentation=[[20, 20, float('inf'), 20, 60, 60]]), 'lists of finite numbers'),
         (dict(segmentation=[['a'] * 6]), 'lists of finite numbers'),
@@ -439,7 +441,7 @@ def test_nothing_usable_of_the_chosen_classes(change, evaluated, coco):
 def test_a_picture_without_size_is_refused(size, coco):
     coco.image['height'] = size
     (problem,) = coco.problems()
-    assert 'picture 7 of ' in problem
+    assert 'image 7 of ' in problem
 
 
 @pytest.mark.parametrize(
@@ -517,7 +519,7 @@ def test_a_palette_map_holds_indices(ade):
     sample = build(SEGMENTOR, ade, 'train')[0]
     found = sample['data_samples'].gt_sem_seg.data.unique().tolist()
     assert found == [0, 1, 2, 3, 4, 255]
-    assert not list(prepare_data.check_ade20k(ade, True, 0))
+    assert not list(map(str, prepare_data.check_ade20k(ade, True, 0)))
 
 
 @pytest.mark.parametrize(('loader', 'split'), [('train', 'training'), ('val', 'validation')])
@@ -536,7 +538,7 @@ def test_label_maps_out_of_range_are_named(values, dtype, said, loader, split, a
     with pytest.raises(DataError, match=rf'seg_map_path {file}: .*{said}'):
         build(SEGMENTOR, ade, loader)[0]
     if values != 6:  # ADE20K has 150 classes
-        (problem,) = prepare_data.check_ade20k(ade, True, 0)
+        (problem,) = map(str, prepare_data.check_ade20k(ade, True, 0))
         assert problem.startswith(f'broken: {file} ')
 
 
@@ -545,7 +547,7 @@ def test_16_bits_with_small_labels_are_read(ade):
     sample = build(SEGMENTOR, ade, 'train')[0]
     # The corners of a turned picture are ignored.
     assert set(sample['data_samples'].gt_sem_seg.data.unique().tolist()) - {255} == {2}
-    assert not list(prepare_data.check_ade20k(ade, True, 0))
+    assert not list(map(str, prepare_data.check_ade20k(ade, True, 0)))
 
 
 @pytest.mark.parametrize('damage', [cut, nothing, error_page])
@@ -554,7 +556,7 @@ def test_damaged_label_maps_are_named(damage, ade):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DataError, match=str(file)):
         build(SEGMENTOR, ade, 'train')[0]
-    (problem,) = prepare_data.check_ade20k(ade, True, 0)
+    (problem,) = map(str, prepare_data.check_ade20k(ade, True, 0))
     assert problem.startswith(f'broken: {file} ')
 
 
@@ -563,7 +565,7 @@ def test_a_missing_label_map_is_named(ade):
     file.unlink()
     with pytest.raises(DataError, match=rf'FileNotFoundError.*{file}'):
         build(SEGMENTOR, ade, 'train')[0]
-    assert f'missing: {file}' in list(prepare_data.check_ade20k(ade, True, 0))
+    assert f'missing: {file}' in list(map(str, prepare_data.check_ade20k(ade, True, 0)))
 
 
 @pytest.mark.parametrize('wrap', [lambda d: ConcatDataset([d]), lambda d: RepeatDataset(d, 2)])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmark import Comparison, Target, measure, report
+
 from mmatm.models import ATMNet
-from published import use_published_formulation
+from mmatm.models.published import use_published_formulation
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,13 +5,13 @@ import os
 import pickle
 import sys
 
+import convert_checkpoint
 import pytest
 import timm
 import torch
 from mmengine.runner import load_checkpoint
 from safetensors.torch import load_file, save_file
 
-import convert_checkpoint
 from commands import run
 from hostile import Bomb
 from mmatm.models import ATMNet

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from commands import DETECTOR, ROOT, SEGMENTOR, environment, run, scalars
-from mmatm.files import PART, damage
+from mmatm.utils.files import PART, damage
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

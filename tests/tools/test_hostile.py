@@ -7,7 +7,7 @@ import torch
 
 from commands import DETECTOR, derive, run
 from hostile import Bomb
-from mmatm.models.checkpoint import TRUST_FLAG
+from mmatm.checkpoints.reading import TRUST_FLAG
 
 pytest.importorskip('mmdet')
 

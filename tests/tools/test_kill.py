@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from commands import DETECTOR, ROOT, SEGMENTOR, derive, environment
-from mmatm.files import PART, damage
-from mmatm.models import read_checkpoint
+from mmatm.checkpoints import read_checkpoint
+from mmatm.utils.files import PART, damage
 from reference import identical
 
 pytest.importorskip('mmdet')

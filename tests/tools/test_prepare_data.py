@@ -2,10 +2,9 @@ import json
 import shutil
 
 import numpy as np
+import prepare_data
 import pytest
 from PIL import Image
-
-import prepare_data
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ import pickle
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from commands import DETECTOR, ROOT, SEGMENTOR, derive, run, scalars
+from mmatm.utils.operators import status
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -146,14 +149,67 @@ def test_moving_average_is_saved(seg_options, tmp_path):
     assert not torch.equal(averaged, checkpoint['state_dict'][name])
 
 
-def test_stock_script_of_mmdet(options, tmp_path):
+def stock_script():
+    """Mmdet's own train.py, which imports mmcv's operators before any config."""
     import mmdet
 
+    if 'in programs that import mmatm' in status():
+        pytest.skip('mmdet cannot be imported alone; run "mmatm operators install"')
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
     if not script.exists():
         script = Path(mmdet.__file__).parents[1] / 'tools' / 'train.py'
-    run(script, DETECTOR, '--work-dir', tmp_path, *options)
+    return script
+
+
+def test_stock_script_of_mmdet(options, tmp_path):
+    run(stock_script(), DETECTOR, '--work-dir', tmp_path, *options)
     assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_stock_script_checks_the_data(demo_data, options, tmp_path):
+    file = tmp_path / 'broken.json'
+    content = json.loads((demo_data / 'coco/annotations/instances_train2017.json').read_text())
+    content['annotations'][0]['segmentation'] = []
+    file.write_text(json.dumps(content))
+    said = run(stock_script(), DETECTOR, '--work-dir', tmp_path, *options,
+               f'train_dataloader.dataset.ann_file={file}', code=1)  # fmt: skip
+    assert f'annotation {content["annotations"][0]["id"]} of {file} has no segmentation' in said
+
+
+def test_auto_scale_lr(options, tmp_path):
+    run('tools/train.py', DETECTOR, '--work-dir', tmp_path, '--auto-scale-lr', *options,
+        'train_dataloader.batch_size=2', 'param_scheduler=[]',
+        'auto_scale_lr.base_batch_size=8')  # fmt: skip
+    rates = {entry['lr'] for entry in scalars(tmp_path) if 'lr' in entry}
+    assert rates == {pytest.approx(0.001 * 2 / 8)}
+
+
+@pytest.mark.parametrize('heads', [True, False])
+def test_ignored_label_that_is_not_255(heads, demo_data, seg_options, tmp_path):
+    """As CamVid has it: 11 classes, and 11 for what is to be ignored."""
+    root = tmp_path / 'data'
+    shutil.copytree(demo_data / 'ade20k', root)
+    for file in root.glob('annotations/*/*.png'):
+        labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.where(labels == 0, 5, labels - 1).astype(np.uint8))
+    loaders = ('train', 'val', 'test')
+    said = run(
+        'tools/train.py', SEGMENTOR, '--work-dir', tmp_path / 'work', *seg_options,
+        *(f'{s}_dataloader.dataset.data_root={root}' for s in loaders),
+        *(f'{s}_dataloader.dataset.{key}' for s in loaders
+          for key in ('reduce_zero_label=False', 'ignore_index=5')),
+        'train_dataloader.dataset.pipeline.1.reduce_zero_label=False',
+        'train_dataloader.dataset.pipeline.3.seg_pad_val=5',
+        *(f'{s}_dataloader.dataset.pipeline.2.reduce_zero_label=False' for s in loaders[1:]),
+        *(f'{s}_evaluator.ignore_index=5' for s in loaders[1:]),
+        *(['model.decode_head.ignore_index=5'] if heads else []),
+        code=0 if heads else 1,
+    )  # fmt: skip
+    if heads:
+        assert 0 <= scalars(tmp_path / 'work')[-1]['mIoU'] <= 100
+    else:
+        assert 'the label map holds 5' in said
+        assert 'every head ignores 255' in said
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])

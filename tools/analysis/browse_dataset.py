@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the augmented training pictures of a config with their annotations drawn in:
+"""Write the augmented training images of a config with their annotations drawn in:
 python tools/analysis/browse_dataset.py CONFIG --output-dir FOLDER --not-show
 
 The installed mmdet or mmseg comes with the script; this finds and runs it.
@@ -12,28 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
+
+from mmatm.cli.arguments import read_config
 
 
 def main() -> None:
-    configs = [argument for argument in sys.argv[1:] if argument.endswith('.py')]
-    if configs and not Path(configs[0]).is_file():
-        sys.exit(f'config {configs[0]} does not exist')
-    package = Config.fromfile(configs[0]).default_scope if configs else 'mmdet'
+    # The script has arguments of its own; the first that is no option is the config.
+    given = [i for i, argument in enumerate(sys.argv) if i and not argument.startswith('-')]
+    package = 'mmdet'
+    if given:
+        cfg = read_config(sys.argv[given[0]])
+        sys.argv[given[0]], package = cfg.filename, cfg.default_scope
     spec = find_spec(package)
     if spec is None:
-        sys.exit(f'{package} is not installed: run "make setup"')
+        sys.exit(f'{package} is not installed')
     folder = Path(spec.submodule_search_locations[0], '.mim', 'tools')
     scripts = sorted(folder.glob('*/browse_dataset.py'))
     if not scripts:
         sys.exit(f'this installation of {package} comes without its browse_dataset.py')
     if package == 'mmseg':
-        draw_on_contiguous_pictures()
+        draw_on_contiguous_images()
     runpy.run_path(str(scripts[0]), run_name='__main__')
 
 
-def draw_on_contiguous_pictures() -> None:
-    """The script of mmseg 1.2 turns the axes of a picture in place, and OpenCV refuses it then."""
+def draw_on_contiguous_images() -> None:
+    """The script of mmseg 1.2 turns the axes of an image in place, and OpenCV refuses it then."""
     from mmseg.visualization import SegLocalVisualizer
 
     original = SegLocalVisualizer.add_datasample

@@ -8,17 +8,17 @@ defines it (four C x C products a token); the last line counts what is computed 
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmatm.cli.arguments import add_config_options, read_config
 from mmatm.models import ActiveTokenMixer
 
 aten = torch.ops.aten
@@ -51,7 +51,7 @@ NOT_PRODUCTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a packaged config')
     parser.add_argument(
         '--shape',
         type=int,
@@ -60,15 +60,12 @@ def main() -> None:
         help='image size (default: 800 1280 for detection, 512 512 for segmentation, 224 224 for '
         'classification)',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in tools/train.py')
+    add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print exact numbers as JSON')
     args = parser.parse_args()
-    if not Path(args.config).is_file():
-        sys.exit(f'config {args.config} does not exist')
     if args.shape and min(args.shape) < 32:
         parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_config(args.config, args.cfg_options)
     shape = args.shape or SHAPES[cfg.default_scope]
     result = complexity(cfg, *shape)
     if args.json:
@@ -81,7 +78,7 @@ def main() -> None:
         'flops_computed': ('  products computed here, after folding', 'G', 1e9),
     }.items():
         print(f'{label:58}{result[name] / scale:8.1f} {unit}')
-    print(f'for one image of {shape[0]} x {shape[1]}: {Path(args.config).stem}')
+    print(f'for one image of {shape[0]} x {shape[1]}: {Path(cfg.filename).stem}')
 
 
 def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:

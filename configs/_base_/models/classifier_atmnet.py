@@ -5,6 +5,7 @@ The backbone's one output norm is the classifier's. Mixup and CutMix take turns,
 
 model = dict(
     type='ImageClassifier',
+    _scope_='mmpretrain',
     data_preprocessor=dict(
         type='ClsDataPreprocessor',
         num_classes=1000,

@@ -1,7 +1,8 @@
-"""What the segmentors share: pictures, backbone, and prediction on whole pictures."""
+"""What the segmentors share: images, backbone, and prediction on whole images."""
 
 model = dict(
     type='EncoderDecoder',
+    _scope_='mmseg',  # also for who builds the model alone, from a registry of all packages
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <type_traits>
@@ -249,6 +250,21 @@ MMATM_INLINE void prefetch(const T* from, int64_t count) {
   for (; line < end; line += kCacheLine) __builtin_prefetch(line);
 }
 
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+template <typename T>
+using Memory = std::unique_ptr<T[], Free>;
+
+// Uninitialised memory from the start of a cache line on, or null where none is left. Not from
+// operator new, which belongs to the C++ library.
+template <typename T>
+Memory<T> allocate(int64_t count) {
+  const int64_t lines = (count * sizeof(T) + kCacheLine - 1) / kCacheLine;
+  const std::size_t bytes = std::max<int64_t>(1, lines) * kCacheLine;
+  return Memory<T>(static_cast<T*>(std::aligned_alloc(kCacheLine, bytes)));
+}
+
 // Working memory of a kernel.
 template <typename T>
 class Scratch {
@@ -273,7 +289,8 @@ class Scratch {
 
   explicit Scratch(const Shape& shape) {
     divide(shape);  // without memory yet, to see how much
-    memory_.reset(new Line[used_]);
+    memory_ = allocate<Line>(used_);
+    if (!memory_) std::abort();  // a few KiB
     used_ = 0;
     divide(shape);
   }
@@ -283,7 +300,7 @@ class Scratch {
     char bytes[kCacheLine];
   };
 
-  std::unique_ptr<Line[]> memory_;
+  Memory<Line> memory_;
   std::size_t used_ = 0;
 
   void divide(const Shape& shape) {

@@ -1,0 +1,77 @@
+"""The command ``mmatm``, which runs every tool."""
+
+import ast
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from ..packaged import folder
+from ..version import __version__
+
+# Commands that are not scripts in tools/.
+_MODULES = {
+    'configs': 'mmatm.cli.configs',
+    'env': 'mmatm.env',
+    'mim': 'mmatm.cli.mim',
+    'operators': 'mmatm.cli.operators',
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``mmatm COMMAND ARGUMENTS``; without a command, list them."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command = arguments[0].replace('_', '-') if arguments else '--help'
+    if command in ('-h', '--help', 'help'):
+        print(_usage())
+    elif command in ('-V', '--version'):
+        print(f'mmatm {__version__}')
+    elif command in _MODULES:
+        sys.argv = [f'mmatm {command}', *arguments[1:]]
+        import_module(_MODULES[command]).main()
+    elif script := _scripts().get(command):
+        _run(command, script, arguments[1:])
+    else:
+        sys.exit(f'mmatm: unknown command {arguments[0]!r}; "mmatm --help" lists the commands')
+
+
+def _scripts() -> dict[str, Path]:
+    """The command that runs each of the scripts in ``tools/``."""
+    tools = folder() / 'tools'
+    files = sorted([*tools.glob('*.py'), *tools.glob('analysis/*.py'), *tools.glob('*.sh')])
+    return {file.stem.replace('_', '-'): file.resolve() for file in files}
+
+
+def _run(command: str, script: Path, arguments: Sequence[str]) -> None:
+    if script.suffix == '.sh':
+        os.environ.setdefault('PYTHON', sys.executable)
+        os.execvp('bash', ['bash', str(script), *arguments])
+    sys.argv = [f'mmatm {command}', *arguments]  # runpy would name the script instead
+    code = compile(script.read_bytes(), str(script), 'exec')
+    exec(code, {'__name__': '__main__', '__file__': str(script)})
+
+
+def _usage() -> str:
+    lines = ['usage: mmatm COMMAND [ARGUMENTS]', '']
+    purposes = {name: _purpose(script) for name, script in _scripts().items()}
+    purposes |= {name: _purpose(_source(module)) for name, module in _MODULES.items()}
+    width = max(map(len, purposes)) + 2
+    lines += [f'  {name:{width}}{purposes[name]}' for name in sorted(purposes)]
+    lines += ['', '"mmatm COMMAND --help" tells more. CONFIG is a file or the name of a packaged']
+    lines += ['config, e.g. mask_rcnn_atmnet_t.']
+    return '\n'.join(lines)
+
+
+def _source(module: str) -> Path:
+    return Path(__file__).parents[1].joinpath(*module.split('.')[1:]).with_suffix('.py')
+
+
+def _purpose(file: Path) -> str:
+    """The first line of a script's docstring, or of its comment, without the example call."""
+    text = file.read_text()
+    if file.suffix == '.sh':
+        line = text.splitlines()[1].removeprefix('# ')
+    else:
+        line = (ast.get_docstring(ast.parse(text)) or '').split('\n')[0]
+    return line.split(': ')[0].rstrip(':.')

@@ -1,0 +1,149 @@
+"""What the tools share: arguments, configs, and checks before anything is built."""
+
+import argparse
+import gc
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
+
+from .. import mm  # noqa: F401  registers ATMNet
+from ..checkpoints.loading import install_reader
+from ..checkpoints.reading import TRUST_FLAG, trust_checkpoints
+from ..data import DataError, check_classes, check_paths
+from ..packaged import find_config
+from ..utils.environment import find_problems
+
+_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # where OneDL's differ
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that the tools of mmdet, mmseg and mmpretrain have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file, or the name of a packaged config')
+    parser.add_argument(
+        '--work-dir', help='folder for logs, checkpoints and metrics (default: work_dirs/CONFIG)'
+    )
+    add_config_options(parser)
+    add_trust_flag(parser)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options``, as mm's tools have it."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; a list as key="[a,b]" or key=a,b',
+    )
+
+
+def add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    """``--trust-checkpoint``, which works by being given."""
+
+    class Trust(argparse.Action):
+        def __call__(self, *_: Any) -> None:
+            trust_checkpoints()
+
+    parser.add_argument(
+        TRUST_FLAG,
+        action=Trust,
+        nargs=0,
+        help='unpickle any object in the checkpoints that are read, which can execute code: only '
+        'for files whose source you trust',
+    )
+
+
+def read_config(name: str, options: dict | None = None) -> Config:
+    """The config that a file or a packaged name stands for, with ``options`` merged in.
+
+    From here on, this process reads checkpoints by :func:`mmatm.checkpoints.read_checkpoint` alone.
+    Exits with one sentence if the file or the packages that it needs are missing.
+    """
+    for problem in find_problems():
+        sys.exit(f'{problem}; "mmatm env" prints the environment')
+    try:
+        path = find_config(name)
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    except ModuleNotFoundError as error:
+        # mmengine gives no name, but a sentence that begins with it.
+        _exit_without(error.name or str(error).split()[0], name)
+    for package in ('mmcv', cfg.get('default_scope')):
+        if package and find_spec(package) is None:
+            _exit_without(package, name)
+    cfg.merge_from_dict(options or {})
+    install_reader()
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """:func:`read_config` of the arguments of :func:`make_parser`, with all that they set."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(cfg.filename).stem))
+    return cfg
+
+
+def check_data(cfg: Config, *loaders: str, classes: bool = True) -> None:
+    """Exit with one sentence if what these data loaders read is missing or cannot be used."""
+    try:
+        check_paths(cfg, *loaders)
+        if classes:
+            check_classes(cfg, *loaders)
+    except DataError as error:
+        sys.exit(str(error))
+
+
+def make_runner(cfg: Config) -> Runner:
+    """The runner that a config asks for by ``runner_type``, as mm's own tools make it."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Data-parallel training without a GPU, for which mmengine has no setting of its own."""
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+
+
+def leave_process_group() -> None:
+    """End the connections between the processes of a job, and their threads, before they exit.
+
+    A thread of gloo that still holds a tensor when Python has shut down aborts the process. The
+    threads end with the last object that uses the group, among them the model of a runner that is
+    no longer referred to.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        gc.collect()
+
+
+def _exit_without(package: str, config: str) -> NoReturn:
+    name = _PACKAGES.get(package, package)
+    sys.exit(
+        f'{config} needs {package}, which is not installed: run "pip install onedl-{name}" (next '
+        f'to OpenMMLab\'s own releases: "pip install {package}")'
+    )

@@ -1,0 +1,27 @@
+"""Run mim, which does not find mmatm by itself: mmatm mim train mmatm CONFIG ...
+
+mim takes the first file that a wheel has installed for one of the package's folder. For mmatm that
+is this command.
+"""
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    try:
+        from mim import utils
+        from mim.cli import cli
+    except ImportError as error:
+        sys.exit(f'mim is not installed ({error}): run "pip install onedl-mim" or "openmim"')
+
+    original = utils.get_installed_path
+
+    def get_installed_path(package: str) -> str:
+        return str(Path(__file__).parents[1]) if package == 'mmatm' else original(package)
+
+    # Those that are imported already, and the one that later ones import from.
+    for name, module in list(sys.modules.items()):
+        if name.startswith('mim.') and hasattr(module, original.__name__):
+            setattr(module, original.__name__, get_installed_path)
+    cli(prog_name='mmatm mim')

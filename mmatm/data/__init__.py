@@ -1,0 +1,24 @@
+"""Checks of data, before and while it is used."""
+
+from .coco import check_coco_annotations, read_coco
+from .configs import check_classes, check_paths, metrics
+from .images import check_file
+from .labels import check_label_map_file, check_labels
+from .problems import DataError, Problem, limited
+from .samples import CheckedPipeline, check_samples
+
+__all__ = [
+    'CheckedPipeline',
+    'DataError',
+    'Problem',
+    'check_classes',
+    'check_coco_annotations',
+    'check_file',
+    'check_label_map_file',
+    'check_labels',
+    'check_paths',
+    'check_samples',
+    'limited',
+    'metrics',
+    'read_coco',
+]

@@ -1,0 +1,132 @@
+"""The data that a config names: whether its files are there, and its annotations can be used."""
+
+import os
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .coco import check_coco_annotations, read_coco
+from .problems import DataError
+
+
+def check_paths(cfg: Config, *loaders: str) -> None:
+    """Check that every file and folder that a data loader reads exists.
+
+    Args:
+        cfg: the config.
+        loaders: keys of the data loaders to check, e.g. ``train_dataloader``.
+
+    Raises:
+        DataError: names the first that is missing.
+    """
+    for loader in loaders:
+        settings = cfg.get(loader) or {}
+        for dataset in _datasets(settings.get('dataset')):
+            for path in _paths(dataset):
+                if not path.exists():
+                    raise DataError(
+                        f'the {dataset.get("type")} of {loader} is missing: {path} was looked for '
+                        f'in {Path.cwd()}; docs/data.md tells how to get and place it'
+                    )
+        for metric in metrics(cfg, loader.replace('dataloader', 'evaluator')):
+            ann_file = metric.get('ann_file')
+            if ann_file and '://' not in ann_file and not Path(ann_file).exists():
+                raise DataError(
+                    f'the {metric.type} of {loader} lacks its annotations: {ann_file} was looked '
+                    f'for in {Path.cwd()}; docs/data.md tells how to get and place them'
+                )
+
+
+def check_classes(cfg: Config, *loaders: str) -> None:
+    """Check the annotations of COCO-format data sets, and their classes against the config's.
+
+    mmdet drops a class that the annotations lack in silence, and with it every image that shows
+    nothing else. Categories that only the annotations have are left out of training, which is
+    allowed but printed, and so are annotations that mmdet does not use. In a job of several
+    processes rank 0 checks for all.
+
+    Raises:
+        DataError: a class has no category, or annotations cannot be used.
+    """
+    if os.environ.get('RANK', '0') != '0':
+        return
+    for loader in loaders:
+        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
+            if dataset.get('type') != 'CocoDataset' or not dataset.get('ann_file'):
+                continue
+            path = os.path.join(dataset.get('data_root') or '', dataset.ann_file)
+            if '://' not in path:
+                _check_file(loader, dataset, Path(path))
+
+
+def _check_file(loader: str, dataset: dict, path: Path) -> None:
+    from mmdet.datasets import CocoDataset
+
+    classes = {**CocoDataset.METAINFO, **(dataset.get('metainfo') or {})}['classes']
+    masks = any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
+    evaluated = loader != 'train_dataloader'
+    try:
+        found = _read(path, path.stat().st_mtime_ns, masks, evaluated, tuple(classes))
+    except DataError as error:
+        raise DataError(f'{loader}: {error}') from None
+    categories, fatal = found
+    missing = [name for name in classes if name not in categories]
+    if missing:
+        raise DataError(
+            f'{loader}: {path} has no category {", ".join(map(repr, missing))}; it has '
+            f'{", ".join(map(repr, categories))}. Set metainfo=dict(classes=(...)) of the data set '
+            'to names out of these, and num_classes of the heads to their number'
+        )
+    if fatal:
+        raise DataError(f'{loader}: {path} has annotations that cannot be used, see above')
+
+
+# The tools check before anything is built, CheckDataHook for programs that do not: once is enough.
+@lru_cache
+def _read(
+    path: Path, modified: int, masks: bool, evaluated: bool, classes: tuple[str, ...]
+) -> tuple[list[str], bool]:
+    """The categories of a file, and whether it cannot be used; prints its problems."""
+    content = read_coco(path)
+    categories = [category['name'] for category in content['categories']]
+    if not set(classes) <= set(categories):  # an error of its own; the rest would follow from it
+        return categories, False
+    problems = list(check_coco_annotations(content, path, masks, evaluated, classes))
+    if problems:
+        print(*problems, sep='\n', file=sys.stderr)
+    extra = [name for name in categories if name not in classes]
+    if extra:
+        print(f'{path}: the categories {", ".join(map(repr, extra))} are left out')
+    return categories, any(problem.is_fatal for problem in problems)
+
+
+def metrics(cfg: Config, evaluator: str) -> list[Any]:
+    """The metrics of ``val_evaluator`` or ``test_evaluator``, which may be one or a list."""
+    settings = cfg.get(evaluator) or []
+    return settings if isinstance(settings, list) else [settings]
+
+
+def _datasets(settings: Any) -> Iterator[Any]:
+    """The innermost data sets inside wrappers such as ConcatDataset or RepeatDataset."""
+    for item in settings if isinstance(settings, (list, tuple)) else [settings]:
+        if not isinstance(item, dict):
+            continue
+        inner = item.get('dataset') or item.get('datasets')
+        if inner:
+            yield from _datasets(inner)
+        else:
+            yield item
+
+
+def _paths(dataset: dict) -> Iterator[Path]:
+    """Annotation file and image folders of a data set, where they are local."""
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or dataset.get('split') or {}
+    names = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]
+    for name in names:
+        if name and '://' not in os.path.join(root, name):
+            yield Path(root, name)

@@ -1,0 +1,188 @@
+"""Checkpoints of runs that may be killed at any moment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..checkpoints import CheckpointError, read_checkpoint
+from ..utils.files import PART, checksum_path, write_atomically, write_with_checksum
+
+BACKEND = 'mmatm_durable'
+LAST = 'last_checkpoint'  # the file in which mmengine keeps the path of the newest checkpoint
+
+
+class DurableBackend(LocalBackend):
+    """Local files that are written atomically and removed late.
+
+    ``remove`` only notes a file; :meth:`sweep` removes what was noted, when its successor is safe.
+    """
+
+    def __init__(self) -> None:
+        self._outdated: list[Path] = []
+
+    def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
+        """Write a file and its checksum.
+
+        Raises:
+            OSError: the file could not be written; nothing of it stays.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_with_checksum(path, obj)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f'checkpoint of {len(obj) / 2**20:.1f} MiB was not written: {error.strerror}. The '
+                'checkpoints before it are intact: make room, then continue with --resume',
+                str(path),
+            ) from None
+
+    def remove(self, filepath: str | os.PathLike) -> None:
+        self._outdated.append(Path(filepath))
+
+    def sweep(self, keep: set[Path]) -> None:
+        """Remove the noted files, save those in ``keep``."""
+        for path in self._outdated:
+            if path not in keep:
+                checksum_path(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        self._outdated.clear()
+
+
+register_backend(BACKEND, DurableBackend, force=True)
+
+
+@HOOKS.register_module()
+class DurableCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for runs that may be killed at any moment.
+
+    - A checkpoint is written atomically, with its checksum beside it; older ones are removed only
+      when it is safe. A full disk stops the run and leaves them as they are.
+    - ``resume`` without a file takes the newest checkpoint that is whole, with a warning if that
+      is not the last one.
+
+    With :class:`.ExactRunner` a resumed run also trains as if it had never been interrupted.
+
+    Takes the arguments of :class:`mmengine.hooks.CheckpointHook`. With ``backend_args`` or
+    ``file_client_args`` the files are that backend's matter.
+
+    Raises:
+        CheckpointError: training is to be resumed, and none of the checkpoints can be read.
+        OSError: a checkpoint cannot be written.
+    """
+
+    backend_args: dict[str, Any] | None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._local = self.backend_args is None and self.file_client_args is None
+        self._local = self._local and '://' not in str(self.out_dir or '')
+        if self._local:
+            self.backend_args = dict(backend=BACKEND)
+
+    def before_run(self, runner: Runner) -> None:
+        """Point ``last_checkpoint`` at a checkpoint that can be read, before mmengine looks."""
+        if self._local and runner.cfg.get('resume') and not runner.cfg.get('load_from'):
+            try:
+                if is_main_process():
+                    self._repair(runner)
+            finally:  # where rank 0 fails, the others must not wait for it
+                barrier()
+
+    def _repair(self, runner: Runner) -> None:
+        last = Path(runner.work_dir, LAST)
+        newest = Path(last.read_text().strip()) if last.is_file() else Path()
+        folder = Path(runner.work_dir)
+        if newest.name and newest.parent.is_dir():
+            folder = newest.parent
+        steps = sorted(self._saved(folder), reverse=True)
+        candidates = [self._path(folder, step) for step in steps]
+        if newest.name:
+            if newest in candidates:  # a later one was never reported saved
+                candidates = candidates[candidates.index(newest) :]
+            else:
+                candidates.insert(0, newest)
+        reasons: list[str] = []
+        for path in candidates:
+            try:
+                read_checkpoint(path)
+            except (CheckpointError, FileNotFoundError) as error:
+                reasons.append(str(error))
+                continue
+            if path != newest:
+                why = '; '.join(reasons) or f'{last} names no checkpoint'
+                runner.logger.warning(f'{why}: resuming from {path} instead')
+                write_atomically(last, str(path).encode())
+            return
+        if last.is_file() and not newest.name:
+            last.unlink()  # empty, and there is nothing that it could name
+        if reasons:
+            raise CheckpointError(
+                f'nothing in {folder} can be resumed: {"; ".join(reasons)}. Give a checkpoint '
+                f'with --resume CHECKPOINT, or remove {last} and start again without --resume'
+            )
+
+    def _saved(self, folder: Path) -> list[int]:
+        """Steps of all checkpoints in ``folder`` that are named by ``filename_tmpl``."""
+        before, after = self.filename_tmpl.split('{}')
+        names = [path.name for path in folder.glob(f'{before}*{after}')]
+        steps = [name[len(before) : len(name) - len(after)] for name in names]
+        return [int(step) for step in steps if step.isdecimal()]
+
+    def _path(self, folder: str | Path, step: int) -> Path:
+        return Path(folder, self.filename_tmpl.format(step))
+
+    def before_train(self, runner: Runner) -> None:
+        """Tidy up after a kill."""
+        super().before_train(runner)
+        if self._local and is_main_process():
+            name = self.filename_tmpl.format('*')
+            for folder, pattern in ((runner.work_dir, LAST), (self.out_dir, f'*{name}*')):
+                for part in Path(folder).glob(pattern + PART):
+                    part.unlink()
+            self._sweep()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Save, then note the checkpoint as the last one, then remove what it replaces."""
+        if not self._local:
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            kept = [*self.keep_ckpt_ids, step]
+            # With those that go, which the next run removes if this one is killed before it does.
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
+            for outdated in kept[: -self.max_keep_ckpts]:
+                self.file_backend.remove(self._path(self.out_dir, outdated))
+            self.keep_ckpt_ids.append(step)
+        self.last_ckpt = str(self._path(self.out_dir, step))
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            self.filename_tmpl.format(step),
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            write_atomically(Path(runner.work_dir, LAST), self.last_ckpt.encode())
+            self._sweep()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        if self._local and is_main_process():
+            self._sweep()
+
+    def _sweep(self) -> None:
+        best = [getattr(self, 'best_ckpt_path', None)]
+        best += getattr(self, 'best_ckpt_path_dict', {}).values()
+        self.file_backend.sweep(keep={Path(p) for p in (self.last_ckpt, *best) if p})

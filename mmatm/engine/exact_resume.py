@@ -1,0 +1,192 @@
+"""Randomness that depends on where training is, not on how it got there.
+
+mmengine seeds every generator once, when a process starts, so a resumed run draws other numbers
+than the one it continues. Here every image that is loaded, in whichever process, and every step is
+seeded from the run's seed and its own number.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, RUNNERS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+_STEP, _IMAGE = 0, 1  # what a seed is for
+
+
+@RUNNERS.register_module()
+class ExactRunner(Runner):
+    """mmengine's ``Runner``, but a resumed run trains exactly as one that was never interrupted.
+
+    Set ``runner_type='ExactRunner'`` in a config. The sampler and the data set of the training data
+    are wrapped in :class:`ExactSampler` and :class:`ExactDataset`, :class:`ExactResumeHook` seeds
+    the steps, and images of earlier steps are skipped without loading them. A checkpoint stores one
+    number for it, ``data_seed``, among the runtime information of the message hub.
+    """
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the loop over wrapped data; see :class:`mmengine.runner.Runner`."""
+        data: Any = self._train_dataloader
+        if isinstance(data, dict) and data['dataset']['type'] != ExactDataset.__name__:
+            data['dataset'] = dict(type=ExactDataset.__name__, dataset=data['dataset'])
+            data['sampler'] = dict(type=ExactSampler.__name__, sampler=data['sampler'])
+            self.register_hook(ExactResumeHook())
+        return super().build_train_loop(loop)
+
+
+class Draw(int):
+    """The index of an image, and how its augmentation is to be seeded.
+
+    Attributes:
+        numbers: what the seed is made from; None if the image belongs to a step that was trained on
+            before, so that it need not be loaded.
+    """
+
+    numbers: tuple[int, ...] | None
+
+
+@DATA_SAMPLERS.register_module()
+class ExactSampler(Sampler):
+    """A sampler that numbers what it draws.
+
+    Args:
+        dataset: data set to sample from, given by mmengine.
+        sampler: config of the sampler that chooses, e.g. ``dict(type='InfiniteSampler')``.
+        seed: seed of its order, given by mmengine.
+
+    Attributes:
+        data_seed, data_rank, data_epoch: numbers that go into every seed.
+        drawn: images drawn in this epoch.
+        trained: how many of them were trained on before training was resumed.
+    """
+
+    def __init__(self, dataset: Dataset, sampler: dict, seed: int | None = None):
+        self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        self.data_seed = seed or 0
+        self.data_rank = get_rank()
+        self.data_epoch = self.drawn = self.trained = 0
+        if hasattr(self.sampler, 'skip'):  # OneDL's mmengine
+            self.skip = self._skip
+
+    def __iter__(self) -> Iterator[Draw]:
+        for index in self.sampler:
+            draw = Draw(index)
+            draw.numbers = None
+            if self.drawn >= self.trained:
+                draw.numbers = (self.data_seed, self.data_rank, self.data_epoch, self.drawn)
+            self.drawn += 1
+            yield draw
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def _skip(self, num_samples: int) -> None:
+        self.sampler.skip(num_samples)
+        self.drawn = num_samples
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'sampler':  # not set yet
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+
+@DATASETS.register_module()
+class ExactDataset(Dataset):
+    """A data set whose augmentation is seeded by the :class:`Draw` that it is indexed with.
+
+    Args:
+        dataset: the data set or its config. All of its attributes are this one's as well.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+
+    def __getitem__(self, index: int) -> Any:
+        """A sample, or None for one that was trained on before."""
+        numbers = getattr(index, 'numbers', ())
+        if numbers is None:
+            return None
+        if numbers:
+            _seed_all(_IMAGE, *numbers)
+        return self.dataset[int(index)]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'dataset' or name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline of the data set, which hooks may replace."""
+        return self.dataset.pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Any) -> None:
+        self.dataset.pipeline = pipeline
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Seeds every step, and continues the numbers of the images; :class:`ExactRunner` adds it."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Take the seed of the run that is resumed, and its place in the data."""
+        loader = runner.train_dataloader
+        sampler: Any = _sampler_of(loader)
+        own = getattr(sampler, 'seed', runner.seed)
+        self._seed = int(runner.message_hub.get_info('data_seed', own))
+        runner.message_hub.update_info('data_seed', self._seed)
+        self._sampler = sampler
+        sampler.data_seed = self._seed
+        if hasattr(sampler, 'seed'):
+            sampler.sampler.seed = self._seed
+        stream: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
+        # That mmengine draws what was trained on, to be where the run was, can be turned off.
+        if stream is not None and not getattr(runner.train_loop, 'fast_forward_on_resume', False):
+            size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 0)
+            sampler.trained = runner.iter * size
+        if getattr(stream, '_iterator', None) is not None:
+            self._begin_anew(runner, stream)
+
+    def _begin_anew(self, runner: Runner, stream: Any) -> None:
+        """Forget what OpenMMLab's mmengine has drawn before any hook."""
+        inner = self._sampler.sampler
+        self._sampler.drawn = 0
+        if hasattr(inner, 'indices'):
+            inner.__init__(inner.dataset, shuffle=inner.shuffle, seed=inner.seed)
+        loader: Any = runner.train_dataloader
+        loader._iterator = None  # else persistent workers would keep what they were given
+        renewed: Any = type(stream)
+        runner.train_loop.dataloader_iterator = renewed(loader)  # type: ignore[union-attr]
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Number the images of each epoch from 0."""
+        if self._sampler.data_epoch != runner.epoch:  # the first may have begun
+            self._sampler.data_epoch = runner.epoch
+            self._sampler.drawn = 0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed what the model draws in this step."""
+        _seed_all(_STEP, self._seed, get_rank(), runner.iter)
+
+
+def _sampler_of(loader: DataLoader) -> Any:
+    """The sampler of single images, which a sampler of batches may hold."""
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
+
+
+def _seed_all(*numbers: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    first, second = np.random.SeedSequence(numbers).generate_state(2).tolist()
+    random.seed(first << 32 | second)
+    np.random.seed(first)
+    torch.manual_seed(first << 32 | second)

@@ -1,0 +1,96 @@
+"""The command ``mmatm``, run as a user runs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from commands import DETECTOR, ROOT, environment
+from mmatm.packaged import find_config, model_names
+from mmatm.utils import operators
+
+
+def mmatm(*arguments, code=0, cwd=None):
+    done = subprocess.run(
+        [sys.executable, '-m', 'mmatm', *map(str, arguments)],
+        env={**environment(), 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=cwd,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_tool_is_a_command():
+    usage = mmatm()
+    scripts = [*ROOT.glob('tools/*.py'), *ROOT.glob('tools/*.sh'), *ROOT.glob('tools/*/*.py')]
+    assert len(scripts) > 15
+    for script in scripts:
+        assert f'  {script.stem.replace("_", "-")} ' in usage
+    assert usage == mmatm('--help')
+
+
+def test_unknown_command():
+    assert "unknown command 'trian'" in mmatm('trian', code=1)
+
+
+def test_help_names_the_command():
+    assert mmatm('get_flops', '--help').startswith('usage: mmatm get-flops')
+
+
+@pytest.mark.parametrize(
+    'name', ['mask_rcnn_atmnet_t', 'mask_rcnn_atmnet_t.py', str(ROOT / DETECTOR)]
+)
+def test_config_by_name_or_path(name):
+    assert find_config(name).endswith('.py')
+
+
+def test_similar_names_are_offered(tmp_path):
+    said = mmatm('train', 'mask_rcn_atmnet_t', code=1, cwd=tmp_path)
+    assert 'mask_rcnn_atmnet_t' in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_print_config_of_a_name(tmp_path):
+    assert "type='MaskRCNN'" in mmatm('print-config', 'mask_rcnn_atmnet_t', cwd=tmp_path)
+
+
+def test_configs_lists_every_config():
+    assert mmatm('configs', '*').count('.py') == len(model_names()) > 35
+    assert 'no packaged config matches' in mmatm('configs', 'x*y', code=2)
+
+
+@pytest.fixture
+def mmcv(tmp_path, monkeypatch):
+    """A folder in place of mmcv's."""
+    monkeypatch.setattr(operators, 'mmcv_folder', lambda: tmp_path)
+    return tmp_path
+
+
+def test_operators_are_installed_and_removed(mmcv):
+    assert 'in programs that import mmatm' in operators.status()
+    assert 'in every program' in operators.install()
+    names = {}
+    exec((mmcv / '_ext.py').read_text(), names)
+    assert names['__getattr__']('nms')
+    assert operators.install() == operators.status()
+    assert 'in programs that import mmatm' in operators.remove()
+    assert not list(mmcv.iterdir())
+    assert 'nothing to remove' in operators.remove()
+
+
+def test_compiled_operators_are_never_replaced(mmcv):
+    (mmcv / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
+    assert 'nothing to do' in operators.install()
+    assert 'nothing to remove' in operators.remove()
+    assert len(list(mmcv.iterdir())) == 1
+
+
+def test_files_of_others_are_never_replaced(mmcv):
+    (mmcv / '_ext.py').write_text('nms = None\n')
+    with pytest.raises(FileExistsError):
+        operators.install()
+    operators.remove()
+    assert (mmcv / '_ext.py').read_text() == 'nms = None\n'

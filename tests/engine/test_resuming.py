@@ -1,0 +1,395 @@
+"""Checkpoints and resuming, with a runner small enough to be stopped at every place."""
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmatm.checkpoints import CheckpointError, read_checkpoint
+from mmatm.engine import ExactRunner
+from mmatm.engine.durable_checkpoint import LAST
+from mmatm.utils.files import PART, checksum_path, damage, write_atomically, write_with_checksum
+from reference import identical
+
+
+class Killed(BaseException):
+    """As near to SIGKILL as one process can come: no handler of ours may catch it."""
+
+
+@MODELS.register_module()
+class NoisyLine(BaseModel):
+    """A linear layer with every kind of random number in its loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, inputs, mode='tensor'):
+        noise = torch.rand(1) + random.random() + np.random.rand()
+        values = self.layer(nn.functional.dropout(torch.stack(inputs), 0.3)) + noise
+        return {'loss': values.square().mean()} if mode == 'loss' else [values]
+
+
+@DATASETS.register_module()
+class NoisyPoints(BaseDataset):
+    """Ten points, augmented with every kind of random number. Records which were loaded."""
+
+    loaded: list[int] = []  # noqa: RUF012  only of use without workers
+
+    def load_data_list(self):
+        return [dict(value=float(i)) for i in range(10)]
+
+    def prepare_data(self, idx):
+        self.loaded.append(idx)
+        value = self.get_data_info(idx)['value'] / 10
+        return dict(inputs=torch.tensor([value, random.random(), np.random.rand()]) + torch.rand(1))
+
+
+@METRICS.register_module()
+class Rising(BaseMetric):
+    """One more at every evaluation, after taking some random numbers."""
+
+    value = 0
+
+    def process(self, *_):
+        self.results.append(random.random() + np.random.rand() + torch.rand(1).item())
+
+    def compute_metrics(self, _):
+        Rising.value += 1
+        return {'acc': Rising.value}
+
+
+@HOOKS.register_module()
+class Stop(Hook):
+    """Ends the run after some steps, as a kill would."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def after_train_iter(self, runner, *_, **__):
+        if runner.iter + 1 == self.after:
+            raise Killed
+
+
+def settings(work_dir, unit='epoch', workers=0, stop=None, **checkpoint):
+    by_epoch = unit == 'epoch'
+    sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
+    loader = dict(num_workers=workers, persistent_workers=workers > 0 and not by_epoch)
+    points = dict(type='NoisyPoints')
+    loop = dict(max_epochs=4) if by_epoch else dict(max_iters=20)
+    return dict(
+        model=dict(type='NoisyLine'),
+        work_dir=str(work_dir),
+        train_dataloader=dict(dataset=points, batch_size=2, sampler=sampler, **loader),
+        train_cfg=dict(by_epoch=by_epoch, val_interval=1 if by_epoch else 5, **loop),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+        param_scheduler=dict(type='LinearLR', by_epoch=False, end=20),
+        val_dataloader=dict(
+            dataset=points, batch_size=5, sampler=dict(type='DefaultSampler', shuffle=False)
+        ),
+        val_cfg=dict(),
+        val_evaluator=dict(type='Rising'),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='DurableCheckpointHook',
+                by_epoch=by_epoch,
+                interval=1 if by_epoch else 5,
+                **checkpoint,
+            )
+        ),
+        custom_hooks=[dict(type='Stop', after=stop)] if stop else [],
+        log_level='WARNING',
+        default_scope='mmengine',
+    )
+
+
+names = iter(range(10**6))
+
+
+def train(config, **changes):
+    """Train in this process; the runner. Each gets a name of its own, as a process would."""
+    config = Config(dict(config, **changes, experiment_name=f'run{next(names)}'))
+    runner = ExactRunner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def newest(work_dir):
+    return read_checkpoint((work_dir / LAST).read_text())
+
+
+def same(one, other):
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert identical(one[key], other[key]), key
+
+
+@pytest.mark.parametrize('unit', ['epoch', 'iter'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_resumed_run_ends_like_an_uninterrupted_one(unit, workers, tmp_path):
+    train(settings(tmp_path / 'whole', unit, workers), randomness=dict(seed=5))
+    for stop in (3, 8, 17):
+        with pytest.raises(Killed):
+            train(settings(tmp_path / 'a', unit, workers, stop), randomness=dict(seed=5))
+        # Other workers, and no seed: what matters is in the checkpoint.
+        seed = dict(seed=5 if stop == 3 else None)
+        train(settings(tmp_path / 'a', unit, 2 - workers), resume=True, randomness=seed)
+        same(newest(tmp_path / 'a'), newest(tmp_path / 'whole'))
+        shutil.rmtree(tmp_path / 'a')
+
+
+class EagerStream:
+    """What OpenMMLab's mmengine has: it starts at once, and loads what it skips."""
+
+    def __init__(self, loader):
+        self._iterator = iter(loader)
+
+    def __next__(self):
+        return next(self._iterator)
+
+    def skip_iter(self, steps):
+        for _ in range(steps):
+            next(self)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_stream_that_starts_at_once_resumes_alike(workers, tmp_path, monkeypatch):
+    train(settings(tmp_path / 'whole', 'iter'), randomness=dict(seed=5))
+    monkeypatch.setattr('mmengine.runner.loops._InfiniteDataloaderIterator', EagerStream)
+    with pytest.raises(Killed):
+        train(settings(tmp_path / 'a', 'iter', workers, 13), randomness=dict(seed=5))
+    train(settings(tmp_path / 'a', 'iter', workers), resume=True)
+    same(newest(tmp_path / 'a'), newest(tmp_path / 'whole'))
+
+
+def test_seeds_and_steps_differ(tmp_path):
+    ends = []
+    for seed in (1, 2):
+        train(settings(tmp_path / str(seed), 'iter'), randomness=dict(seed=seed))
+        ends.append(newest(tmp_path / str(seed))['state_dict']['layer.weight'])
+    assert not torch.equal(*ends)
+
+
+def test_every_image_gets_its_own_random_numbers():
+    seen = []
+    for rank in (0, 1):
+        loader = Runner.build_dataloader(
+            dict(
+                batch_size=2,
+                num_workers=0,
+                dataset=dict(type='ExactDataset', dataset=dict(type='NoisyPoints')),
+                sampler=dict(type='ExactSampler', sampler=dict(type='DefaultSampler')),
+            ),
+            seed=7,
+        )
+        sampler = loader.sampler
+        sampler.data_rank = rank
+        for epoch in (0, 1):
+            sampler.data_epoch, sampler.drawn = epoch, 0
+            seen += [tuple(v[1:].tolist()) for batch in loader for v in batch['inputs']]
+    assert len(set(seen)) == len(seen) == 40
+
+
+def test_pictures_of_earlier_steps_are_not_loaded(tmp_path):
+    with pytest.raises(Killed):
+        train(settings(tmp_path, 'iter', stop=17))
+    NoisyPoints.loaded.clear()
+    train(settings(tmp_path, 'iter'), resume=True, val_cfg=None, val_dataloader=None,
+          val_evaluator=None)  # fmt: skip
+    assert len(NoisyPoints.loaded) == 2 * 5
+
+
+def test_checkpoint_is_plain_data_with_a_checksum(tmp_path):
+    train(settings(tmp_path))
+    files = sorted(path.name for path in tmp_path.glob('epoch_*'))
+    assert files == sorted(f'epoch_{i}.pth{s}' for i in range(1, 5) for s in ('', '.sha256'))
+    for i in range(1, 5):
+        assert damage(tmp_path / f'epoch_{i}.pth') is None
+        torch.load(tmp_path / f'epoch_{i}.pth', weights_only=False)
+    if shutil.which('sha256sum'):
+        subprocess.run(['sha256sum', '-c', 'epoch_4.pth.sha256'], cwd=tmp_path, check=True)
+    assert isinstance(newest(tmp_path)['message_hub']['runtime_info']['data_seed'], int)
+
+
+def test_only_the_newest_and_the_best_are_kept(tmp_path):
+    Rising.value = 0
+    train(settings(tmp_path, max_keep_ckpts=2, save_best='acc'))
+    files = sorted(path.name for path in tmp_path.glob('*.pth*'))
+    assert files == [
+        f'{name}.pth{suffix}'
+        for name in ('best_acc_epoch_4', 'epoch_3', 'epoch_4')
+        for suffix in ('', '.sha256')
+    ]
+
+
+@pytest.mark.parametrize('keep', [1, 2])
+def test_old_checkpoints_outlive_a_kill_while_saving(keep, tmp_path, monkeypatch):
+    """Killed at each file operation of saving: what last_checkpoint names can be read."""
+    operations = [(os, 'replace'), (os, 'fsync'), (Path, 'unlink')]
+    fired = 0
+    for module, name in operations:
+        for at in (2, 5, 9, 14, 20):
+            work_dir = tmp_path / f'{name}{at}'
+            calls = 0
+            original = getattr(module, name)
+
+            def killing(*args, original=original, at=at, **kwargs):
+                nonlocal calls
+                calls += 1
+                if calls >= at:  # from then on: a killed process does nothing more
+                    raise Killed
+                return original(*args, **kwargs)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, killing)
+                try:
+                    train(settings(work_dir, max_keep_ckpts=keep, save_best='acc'))
+                except Killed:
+                    fired += 1
+            if (work_dir / LAST).exists():
+                reported = Path((work_dir / LAST).read_text())
+                assert damage(reported) is None
+                read_checkpoint(reported)
+            train(settings(work_dir, max_keep_ckpts=keep, save_best='acc'), resume=True)
+            assert len(list(work_dir.glob('epoch_*.pth'))) == keep
+            best = list(work_dir.glob('best_*.pth'))
+            assert best
+            assert [damage(path) for path in best] == [None] * len(best)
+            assert not list(work_dir.glob(f'*{PART}'))
+    assert fired > 10
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    if how == 'truncated':
+        content = content[: len(content) // 2]
+    elif how == 'flipped':
+        middle = len(content) // 2
+        content = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+    elif how == 'removed':
+        path.unlink()
+        return
+    else:
+        content = b''
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A run that stopped in its third epoch, and its warnings."""
+    with pytest.raises(Killed):
+        train(settings(tmp_path, stop=13))
+    return tmp_path
+
+
+def warnings(work_dir):
+    files = sorted(work_dir.glob('*/*.log'), key=os.path.getmtime)
+    return ' '.join(files[-1].read_text().split())
+
+
+@pytest.mark.parametrize('how', ['truncated', 'flipped', 'empty', 'removed'])
+@pytest.mark.parametrize('checksum', [True, False])
+def test_damaged_last_checkpoint_falls_back(how, checksum, runs):
+    spoil(runs / 'epoch_2.pth', how)
+    if not checksum:
+        checksum_path(runs / 'epoch_2.pth').unlink()
+    runner = train(settings(runs), resume=True)
+    assert runner.epoch == 4
+    text = warnings(runs)
+    assert 'epoch_2.pth' in text
+    assert f'resuming from {runs / "epoch_1.pth"} instead' in text
+    assert damage(runs / 'epoch_2.pth') is None  # written again
+
+
+@pytest.mark.parametrize('content', ['', None, 'elsewhere/epoch_2.pth'])
+def test_last_checkpoint_that_names_none(content, runs):
+    (runs / LAST).unlink() if content is None else (runs / LAST).write_text(content)
+    train(settings(runs), resume=True)
+    assert f'resuming from {runs / "epoch_2.pth"} instead' in warnings(runs)
+
+
+def test_later_file_that_was_never_reported_saved_is_not_taken(runs):
+    (runs / 'epoch_7.pth').write_bytes((runs / 'epoch_1.pth').read_bytes()[:1000])
+    train(settings(runs), resume=True)
+    assert 'instead' not in warnings(runs)
+
+
+def test_no_good_checkpoint_is_an_error(runs):
+    spoil(runs / 'epoch_1.pth', 'truncated')
+    spoil(runs / 'epoch_2.pth', 'flipped')
+    with pytest.raises(CheckpointError) as error:
+        train(settings(runs), resume=True)
+    for part in ('nothing in', 'epoch_1.pth', 'epoch_2.pth', '--resume CHECKPOINT'):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize('content', [None, ''])
+def test_nothing_saved_yet_starts_anew(content, tmp_path):
+    if content is not None:
+        (tmp_path / LAST).write_text(content)
+    assert train(settings(tmp_path), resume=True).epoch == 4
+
+
+def test_relative_work_dir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Killed):
+        train(settings('work', stop=13))
+    spoil(Path('work/epoch_2.pth'), 'truncated')
+    train(settings('work'), resume=True)
+    assert 'work/epoch_1.pth instead' in warnings(Path('work'))
+
+
+def test_other_folder_for_checkpoints(tmp_path):
+    config = settings(tmp_path / 'work', stop=13, out_dir=str(tmp_path / 'out'))
+    with pytest.raises(Killed):
+        train(config)
+    spoil(tmp_path / 'out' / 'work' / 'epoch_2.pth', 'truncated')
+    train(dict(config, custom_hooks=[]), resume=True)
+    assert (tmp_path / 'out' / 'work' / 'epoch_4.pth').is_file()
+    assert 'epoch_1.pth instead' in warnings(tmp_path / 'work')
+
+
+def test_file_too_large_stops_with_one_sentence(runs):
+    before = {path: path.read_bytes() for path in runs.glob('epoch_*')}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'not written: .* are intact.*epoch_3\.pth'):
+            train(settings(runs), resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(runs.glob(f'*{PART}'))
+    assert not list(runs.glob('epoch_3*'))
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert (runs / LAST).read_text().endswith('epoch_2.pth')
+    train(settings(runs), resume=True)
+
+
+def test_atomic_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    write_with_checksum(path, b'old')
+    monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'full')))
+    with pytest.raises(OSError, match='full'):
+        write_atomically(path, b'new')
+    assert path.read_bytes() == b'old'
+    assert damage(path) is None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_backends_are_left_alone(tmp_path):
+    train(settings(tmp_path, backend_args=dict(backend='local')))
+    assert (tmp_path / 'epoch_4.pth').is_file()
+    assert not checksum_path(tmp_path / 'epoch_4.pth').exists()

@@ -1,0 +1,88 @@
+"""Running the project's tools as a user does."""
+
+import gc
+import json
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+DETECTOR = 'configs/detection/mask_rcnn_atmnet_xt_demo.py'
+SEGMENTOR = 'configs/segmentation/fpn_atmnet_xt_demo.py'
+
+
+# Importing these takes longer than most of what the tools are tested on, so a server imports them
+# once and forks for every command. What registers models or transforms is not among them.
+_SERVER = multiprocessing.get_context('forkserver')
+_SERVER.set_forkserver_preload(
+    ['torch', 'torchvision', 'timm', 'mmengine.runner', 'mmcv.ops', 'matplotlib.pyplot',
+     'scipy.stats', 'pycocotools.coco', 'imgaug']
+)  # fmt: skip
+_TIMEOUT = 280  # seconds
+
+
+def environment():
+    """The surrounding environment, with this Python first and one thread a process."""
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    return {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1'}
+
+
+def run(*command, cwd=ROOT, code=0):
+    """Run a tool of the project; what it printed, after checking its exit status."""
+    words = list(map(str, command))
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, 'out'), Path(folder, 'err')
+        if words[0].endswith('.py'):
+            process = _SERVER.Process(target=_execute, args=(words, cwd, environment(), out, err))
+            process.start()
+            process.join(_TIMEOUT)
+            status = process.exitcode
+            process.kill()
+        else:
+            with out.open('wb') as stdout, err.open('wb') as stderr:
+                status = subprocess.run(
+                    ['bash', *words],
+                    cwd=cwd, env=environment(), stdout=stdout, stderr=stderr, timeout=_TIMEOUT,
+                ).returncode  # fmt: skip
+        printed, errors = out.read_text(), err.read_text()
+    assert status == code, printed[-3000:] + errors[-3000:]
+    return printed + errors
+
+
+def _execute(words, cwd, environ, out, err):
+    """Run a Python program in this process as if it had been started on its own."""
+    for file, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    gc.freeze()  # as in conftest.py
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environ)
+    torch.set_num_threads(1)  # the server has read the variable for it already
+    folders = (str(ROOT / 'tests' / 'helpers'), str(ROOT / 'tools'))  # pytest adds them
+    sys.path[:] = [str(Path(words[0]).resolve().parent), *(p for p in sys.path if p not in folders)]
+    sys.argv = words
+    runpy.run_path(words[0], run_name='__main__')
+
+
+def derive(config, addition, file):
+    """Write a config file that adds some lines to one of the project's."""
+    file.write_text(f'_base_ = {str(ROOT / config)!r}\n{addition}')
+    return file
+
+
+def scalars(work_dir):
+    """All that the newest run in ``work_dir`` logged, one dict an entry."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for line in files[-1].read_text().splitlines()]
+
+
+def metrics(work_dir):
+    """What the newest tools/test.py in ``work_dir`` measured."""
+    files = sorted(work_dir.glob('*/*.json'))
+    return json.loads(files[-1].read_text())

@@ -1,0 +1,38 @@
+"""Published values and weights, stored in ``tests/data``, as the tests need them."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_flatten
+
+DATA = Path(__file__).parents[1] / 'data'
+
+_spec = importlib.util.spec_from_file_location('weights', DATA / 'weights.py')
+weights = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(weights)
+
+# arch -> stored features, input size
+FEATURES = {
+    'xt': ('features_xt_2x64x96.npz', (2, 64, 96)),
+    't': ('features_t_1x75x101.npz', (1, 75, 101)),
+    's': ('features_s_1x96x64.npz', (1, 96, 64)),
+    'l': ('features_l_1x64x64.npz', (1, 64, 64)),
+}
+
+
+def published_state_dict(
+    arch: str, head: bool = False, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """A state dict with the names, shapes and layout of the published checkpoints."""
+    arrays = weights.published_state_dict(arch, head)
+    return {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()}
+
+
+def identical(one: object, other: object) -> bool:
+    """Whether two nested structures hold the same values, bit for bit."""
+    (leaves, spec), (other_leaves, other_spec) = tree_flatten(one), tree_flatten(other)
+    return spec == other_spec and all(
+        torch.equal(a, b) if torch.is_tensor(a) else a == b
+        for a, b in zip(leaves, other_leaves, strict=True)
+    )

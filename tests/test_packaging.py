@@ -1,0 +1,121 @@
+"""The sdist and the wheel, built and installed away from the clone."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from commands import ROOT, environment
+
+LEFT_OUT = ('.git', '.venv*', 'build', 'dist', 'data', 'work_dirs', '*.egg-info', '.mim', '*.so')
+
+
+def call(*command, cwd, path=''):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env={**environment(), 'PYTHONPATH': str(path)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def dist(tmp_path_factory):
+    """The folder of an sdist, and of the wheel built from it."""
+    clone = tmp_path_factory.mktemp('build') / 'clone'
+    ignored = shutil.ignore_patterns(*LEFT_OUT)
+    top = [str(path) for path in (ROOT / 'data', ROOT / 'build')]
+    shutil.copytree(
+        ROOT,
+        clone,
+        ignore=lambda folder, names: [
+            name
+            for name in ignored(folder, names)
+            if name not in ('data', 'build') or f'{folder}/{name}' in top
+        ],
+    )
+    call('-m', 'build', '--no-isolation', cwd=clone)
+    return clone / 'dist'
+
+
+@pytest.fixture(scope='module')
+def installed(dist, tmp_path_factory):
+    """A folder into which the wheel is installed."""
+    folder = tmp_path_factory.mktemp('installed')
+    (wheel,) = dist.glob('*.whl')
+    call('-m', 'pip', 'install', '--quiet', '--no-deps', '--target', folder, wheel, cwd=folder)
+    return folder
+
+
+def test_wheel_serves_every_python(dist):
+    (wheel,) = dist.glob('*.whl')
+    assert '-py3-none-' in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sum('/.mim/configs/' in name for name in names) > 60
+    assert 'mmatm/.mim/tools/train.py' in names
+    assert 'mmatm/.mim/model-index.yml' in names
+    has_library = any(name.endswith('.so') for name in names)
+    assert has_library != wheel.name.endswith('-any.whl')
+
+
+def test_sdist_is_complete(dist):
+    (sdist,) = dist.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert {'requirements/runtime.txt', 'mmatm/ops/csrc/kernels.h', 'tools/train.py'} <= names
+    assert {'configs/detection/mask_rcnn_atmnet_t.py', 'model-index.yml'} <= names
+
+
+def test_installed_command_finds_configs(installed, tmp_path):
+    said = call('-m', 'mmatm', 'configs', 'upernet*', cwd=tmp_path, path=installed)
+    assert str(installed) in said
+
+
+def test_installed_package_trains(installed, tmp_path, options):
+    pytest.importorskip('mmdet')
+    work_dir = tmp_path / 'work'
+    call('-m', 'mmatm', 'train', 'mask_rcnn_atmnet_xt_demo', '--work-dir', work_dir, *options,
+         cwd=tmp_path, path=installed)  # fmt: skip
+    assert (work_dir / 'epoch_1.pth').is_file()
+
+
+@pytest.mark.parametrize(
+    ('base', 'fixture'),
+    [
+        ('detection/retinanet_atmnet_xt_demo', 'options'),
+        ('segmentation/fpn_atmnet_xt_demo', 'seg_options'),
+    ],
+)
+def test_config_inherits_from_the_installed_package(base, fixture, installed, tmp_path, request):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = 'mmatm::{base}.py'\n")
+    call('-m', 'mmatm', 'train', config, *request.getfixturevalue(fixture),
+         cwd=tmp_path, path=installed)  # fmt: skip
+    assert list(tmp_path.glob('work_dirs/mine/*.pth'))
+
+
+def test_hub_and_inferencer_know_the_models(installed, tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    code = f"""
+import mmatm, torch
+from mmengine.hub import get_config, get_model
+assert get_config('mmatm::detection/mask_rcnn_atmnet_t.py').filename.startswith({str(installed)!r})
+detector = get_model('mmatm::detection/mask_rcnn_atmnet_xt_demo.py')
+torch.save(dict(state_dict=detector.state_dict(), meta=dict()), 'detector.pth')
+segmentor = get_model('mmatm::segmentation/fpn_atmnet_xt.py')
+assert type(segmentor.neck).__module__.startswith('mmseg'), type(segmentor.neck)
+from mmdet.apis import DetInferencer
+inferencer = DetInferencer('mask_rcnn_atmnet_xt_demo', 'detector.pth', device='cpu')
+assert type(inferencer.model).__name__ == 'MaskRCNN'
+"""
+    call('-c', code, cwd=tmp_path, path=installed)

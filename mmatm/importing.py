@@ -6,7 +6,7 @@ Nothing heavy is imported early, so that users of the timm models need no mmengi
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -43,33 +43,47 @@ def _explained() -> Iterator[None]:
 
 
 class _Registration(MetaPathFinder):
-    """Finds packages as without it, and registers with them once they are imported."""
+    """Finds packages as without it, and registers with them once they are imported.
+
+    A module of ours that imports such a package is finished first, so that it can take part.
+    """
 
     def __init__(self) -> None:
+        self._searching: set[str] = set()
         self._pending = dict(_REGISTERING)
+        self._due: list[str] = []  # modules of ours to import
+        self._depth = 0  # of modules of ours that are being imported
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        module = self._pending.pop(name, None)  # the search below must not come back here
-        if module is None:
+        ours = name.startswith('mmatm.')
+        if name in self._searching or not (ours or name in self._pending):
             return None
+        self._searching.add(name)
         try:
             spec = find_spec(name)
         finally:
-            self._pending[name] = module
+            self._searching.remove(name)
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader  # of this search alone
-            loader.exec_module = self._then(loader.exec_module, name, module)
+            loader.exec_module = self._then(loader.exec_module, name, ours)
         return spec
 
-    def _then(self, execute: Callable, name: str, module: str) -> Callable:
+    def _then(self, execute: Callable, name: str, ours: bool) -> Callable:
         @wraps(execute)
         def exec_module(imported: ModuleType) -> None:
-            with _explained():
-                execute(imported)
-                if self._pending.pop(name, None):
-                    import_module(module)
+            self._depth += ours
+            try:
+                with nullcontext() if ours else _explained():
+                    execute(imported)
+            finally:
+                self._depth -= ours
+            if not ours and name in self._pending:
+                self._due.append(self._pending.pop(name))
+            while self._due and not self._depth:
+                with _explained():
+                    import_module(self._due.pop(0))
 
         return exec_module
 

@@ -165,3 +165,15 @@ import mmcv.ops
 print(json.dumps([spec is not None, callable(mmcv.ops.nms)]))
 """
     assert run(code) == [True, True]
+
+
+@pytest.mark.parametrize(
+    'module', ['data', 'engine', 'models.atmnet', 'checkpoints.loading', 'registry', 'mm', 'models']
+)
+def test_any_module_can_come_first(module):
+    code = f"""
+import json, mmatm.{module}
+from mmengine.registry import HOOKS, MODELS
+print(json.dumps(['ATMNet' in MODELS.module_dict, 'CheckDataHook' in HOOKS.module_dict]))
+"""
+    assert run(code) == [True, True]

@@ -110,7 +110,7 @@ def _lines(x: Tensor, offset: Tensor, axis: int) -> tuple[int, dict]:
     return lines * blocks, {**constants, 'AXIS': axis, 'num_warps': 1}
 
 
-# Every picture may have its own size: do not compile for some of them anew.
+# Every image may have its own size: do not compile for some of them anew.
 _kernel = jit(do_not_specialize=['height', 'width'])
 
 
@@ -278,7 +278,7 @@ def _scatter_kernel(
         start, size, step = line // width * height * width + line % width, height, width
     step = tl.cast(step, tl.int64)
     for index in range(size):
-        token = start + index * step
+        token = tl.full((1, 1), 0, tl.int64) + start + index * step
         _, _, weight, first, left, second, right, sample = _locate(
             offset, token, AXIS, index, size, step, group, valid, channel, lane, GROUPS, SHARE, REAL
         )

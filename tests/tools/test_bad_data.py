@@ -27,7 +27,7 @@ JPEG = dict(format='JPEG', quality=95)
 SQUARE = [20, 20, 60, 20, 60, 60, 20, 60]
 
 
-def picture(height=SIZE, width=SIZE):
+def make_image(height=SIZE, width=SIZE):
     """A smooth random RGB picture."""
     coarse = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -69,7 +69,7 @@ class Coco:
         }
         for split in ('train2017', 'val2017'):
             (root / split).mkdir(parents=True)
-            Image.fromarray(picture()).save(root / split / 'one.jpg', **JPEG)
+            Image.fromarray(make_image()).save(root / split / 'one.jpg', **JPEG)
         (root / 'annotations').mkdir()
         self.write()
 
@@ -112,7 +112,7 @@ def ade(tmp_path):
     for split in ('training', 'validation'):
         (root / 'images' / split).mkdir(parents=True)
         (root / 'annotations' / split).mkdir(parents=True)
-        Image.fromarray(picture()).save(root / 'images' / split / 'one.jpg', **JPEG)
+        Image.fromarray(make_image()).save(root / 'images' / split / 'one.jpg', **JPEG)
         labels = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 6
         Image.fromarray(labels.astype(np.uint8)).save(root / 'annotations' / split / 'one.png')
     return root
@@ -157,7 +157,7 @@ def deep_grey(image):
     'convert', [grey, grey_with_alpha, palette, bilevel, transparent, cmyk, deep_grey]
 )
 def test_unusual_pictures_are_read_as_8_bit_colours(convert, coco):
-    image, options = convert(Image.fromarray(picture()))
+    image, options = convert(Image.fromarray(make_image()))
     image.save(coco.file, **options)
     if image.mode.startswith('I'):
         expected = np.asarray(image) // 257
@@ -172,11 +172,11 @@ def test_unusual_pictures_are_read_as_8_bit_colours(convert, coco):
 
 
 def test_16_bit_colours_are_scaled_down(coco):
-    deep = cv2.imencode('.png', image().astype(np.uint16)[..., ::-1] * 257)[1]
+    deep = cv2.imencode('.png', make_image().astype(np.uint16)[..., ::-1] * 257)[1]
     coco.file.write_bytes(deep.tobytes())
     (sample,) = list(build(DETECTOR, coco.root, 'train'))
     found = sample['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
-    np.testing.assert_array_equal(found, picture())
+    np.testing.assert_array_equal(found, make_image())
 
 
 def cut(content):
@@ -241,7 +241,7 @@ def test_exif_rotation_is_applied(coco, ade):
     """Annotations must be for the picture as it is shown; others are refused, not misplaced."""
     tag = Image.Exif()
     tag[0x0112] = 6  # shown turned by 90 degrees clockwise
-    Image.fromarray(picture(64, SIZE)).save(coco.file, exif=tag, **JPEG)
+    Image.fromarray(make_image(64, SIZE)).save(coco.file, exif=tag, **JPEG)
     coco.image.update(height=SIZE, width=64)
     found = coco.instances()
     assert found.ori_shape == (SIZE, 64)
@@ -268,7 +268,7 @@ def test_exif_rotation_is_applied(coco, ade):
 @pytest.mark.parametrize('size', [(31, 4096), (4096, 31), (31, 31)])
 def test_thin_pictures_are_evaluated_but_not_trained_on(size, coco):
     """The COCO settings of mmdet leave pictures of less than 32 pixels out of training."""
-    Image.fromarray(picture(*size)).save(coco.root / 'val2017' / 'one.jpg', **JPEG)
+    Image.fromarray(make_image(*size)).save(coco.root / 'val2017' / 'one.jpg', **JPEG)
     coco.image.update(zip(('height', 'width'), size, strict=True))
     coco.annotation.update(bbox=[2, 2, 20, 20], segmentation=[[2, 2, 22, 2, 22, 22, 2, 22]])
     assert coco.instances('val').ori_shape == size

@@ -60,8 +60,10 @@ def work_dir(config, tmp_path_factory):
     return folder
 
 
-def test_trains_and_its_weights_load_into_timm(work_dir):
-    file = work_dir / 'epoch_1.pth'
+def test_trains_and_its_weights_load_into_timm(work_dir, tmp_path):
+    run('tools/convert_checkpoint.py', work_dir / 'epoch_1.pth', tmp_path / 'xt.safetensors',
+        '--to', 'timm')  # fmt: skip
+    (file,) = tmp_path.glob('xt-*.safetensors')
     model = timm.create_model('atmnet_xt', num_classes=2, checkpoint_path=str(file))
     start = published_state_dict('xt', head=True)
     torch.testing.assert_close(
@@ -100,7 +102,7 @@ def test_missing_package_is_named():
 
 
 def test_timm_example():
-    (example,) = (block for block in BLOCKS if block.startswith('import timm'))
+    example = next(block for block in BLOCKS if block.startswith('import timm'))
     names = {}
     exec(example, names)  # the project's own documentation
     assert [level.shape[1:] for level in names['levels']] == [

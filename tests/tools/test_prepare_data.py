@@ -44,8 +44,8 @@ def test_a_part_is_refused_as_a_whole(name, copy, tmp_path, capsys):
     assert 'incomplete' in said
     if name == 'imagenet':
         assert 'has 4 classes instead of 1000' in said
-        assert 'train holds 8 pictures instead of 1281167' in said
-        assert 'val holds 4 pictures instead of 50000' in said
+        assert 'train holds 8 images instead of 1281167' in said
+        assert 'val holds 4 images instead of 50000' in said
     assert not (tmp_path / 'data').exists()
 
 
@@ -127,7 +127,7 @@ def no_class(root):
 def empty_class(root):
     file = first(root / 'imagenet' / 'val' / 'square', '*.jpg')
     file.rename(file.with_suffix('.txt'))
-    return 'imagenet', 'incomplete: ', 'imagenet/val/square holds no picture'
+    return 'imagenet', 'incomplete: ', 'imagenet/val/square holds no image'
 
 
 def no_class_folders(root):

@@ -13,7 +13,7 @@ SHELL := /bin/bash -eo pipefail
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # OpenMMLab's mmpretrain is left out: its tests are skipped there.
-EXTRAS = $(STACK),demo,tests$(if $(filter onedl,$(STACK)),$(comma),classification)
+EXTRAS = $(STACK),demo,tests$(if $(filter onedl,$(STACK)),$(comma)classification)
 comma := ,
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 

@@ -12,8 +12,8 @@ VENV ?= .venv$(if $(filter openmmlab,$(STACK)),-openmmlab)$(if $(filter compiled
 SHELL := /bin/bash -eo pipefail
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# OpenMMLab's mmpretrain is left out: its tests are skipped there.
-EXTRAS = $(STACK),demo,tests$(if $(filter onedl,$(STACK)),$(comma)classification)
+# OpenMMLab's mmpretrain and ONNX are left out: their tests are skipped there.
+EXTRAS = $(STACK),demo,tests$(if $(filter onedl,$(STACK)),$(comma)classification$(comma)export)
 comma := ,
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 

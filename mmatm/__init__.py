@@ -1,8 +1,8 @@
 """ATMNet (Active Token Mixer, AAAI 2023) as a backbone for OpenMMLab and timm.
 
-``import mmatm`` registers ATMNet with torch, timm and mmengine, each when the program imports it,
-and supplies operators where mmcv was installed without its compiled ones. It does nothing else:
-:mod:`mmatm.importing` tells how.
+``import mmatm`` registers ATMNet with torch, timm and mmengine, each when the program imports it.
+Where mmcv has no compiled operators, it supplies them. It does nothing else. See
+:mod:`mmatm.importing` for how it works.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m mmatm`` is the command ``mmatm``."""
+"""``python -m mmatm`` runs the command ``mmatm``."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""``python -m mmatm.env`` prints the environment; put it into a bug report."""
+"""Print the environment for bug reports: python -m mmatm.env"""
 
 from .utils import collect_env
 

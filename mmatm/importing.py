@@ -1,7 +1,7 @@
-"""What ``import mmatm`` adds to a program: names, when torch, timm or mmengine are imported.
+"""Registration of mmatm's names when torch, timm or mmengine are imported.
 
-Nothing heavy is imported early, so that users of the timm models need no mmengine, and
-``mmatm --help`` and ``mmatm env`` answer at once and in broken environments too.
+``import mmatm`` itself imports none of them. Users of the timm models need no mmengine, and
+``mmatm --help`` and ``mmatm env`` are fast and work in broken environments.
 """
 
 import sys
@@ -15,12 +15,12 @@ from importlib.util import find_spec, spec_from_loader
 from types import ModuleType
 from typing import Any
 
-# The package that is imported, and the module of ours that registers with it.
+# An imported package, and the module of mmatm that registers names with it.
 _REGISTERING = {'torch': 'mmatm.ops', 'timm': 'mmatm.models', 'mmengine': 'mmatm.mm'}
 
 
 def install() -> None:
-    """Register with what is imported already, and prepare for what comes later."""
+    """Register with packages that are imported already, and with others when they are."""
     sys.meta_path.insert(0, _Registration())
     sys.meta_path.append(_Operators())
     for name, module in _REGISTERING.items():
@@ -31,10 +31,10 @@ def install() -> None:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Gives an import that has failed its cause and remedy, where they are known."""
+    """Add the cause and the remedy to an import error, if they are known."""
     try:
         yield
-    except Exception as error:  # whatever a broken environment fails with
+    except Exception as error:  # a broken environment can raise anything
         from .utils.environment import explain
 
         if cause := explain(error):
@@ -43,16 +43,17 @@ def _explained() -> Iterator[None]:
 
 
 class _Registration(MetaPathFinder):
-    """Finds packages as without it, and registers with them once they are imported.
+    """Register with packages after they are imported; find them as usual.
 
-    A module of ours that imports such a package is finished first, so that it can take part.
+    If a module of mmatm imports such a package, that module finishes first, because registering may
+    need it.
     """
 
     def __init__(self) -> None:
         self._searching: set[str] = set()
         self._pending = dict(_REGISTERING)
-        self._due: list[str] = []  # modules of ours to import
-        self._depth = 0  # of modules of ours that are being imported
+        self._due: list[str] = []  # modules of mmatm to import
+        self._depth = 0  # number of modules of mmatm that are being imported
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -66,7 +67,7 @@ class _Registration(MetaPathFinder):
         finally:
             self._searching.remove(name)
         if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader  # of this search alone
+            loader: Any = spec.loader  # used only by this search
             loader.exec_module = self._then(loader.exec_module, name, ours)
         return spec
 
@@ -89,7 +90,7 @@ class _Registration(MetaPathFinder):
 
 
 class _Operators(MetaPathFinder, Loader):
-    """Finds ``mmcv._ext`` where no other finder does: where mmcv has no compiled operators."""
+    """Find ``mmcv._ext`` if no other finder does, which means mmcv has no compiled operators."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Registers all that mmengine, mmdet, mmseg and mmpretrain find by name."""
+"""Registers everything that mmengine, mmdet, mmseg and mmpretrain look up by name."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ from .packaged import model_names
 
 __all__ = ['atmnet', 'data', 'engine', 'loading', 'registry']
 
-# Configs can inherit from 'mmatm::detection/mask_rcnn_atmnet_t.py', and mmengine.hub finds them.
+# Lets configs inherit from 'mmatm::detection/mask_rcnn_atmnet_t.py', and mmengine.hub find them.
 utils.MODULE2PACKAGE.setdefault(registry.SCOPE, registry.SCOPE)
 
 _models_of = BaseInferencer._get_models_from_metafile
 
 
 def _models_with_ours(dir: str) -> Iterator[dict]:
-    """What mmengine's inferencers know by name: the models of ``dir``, then those of mmatm."""
+    """Models that mmengine's inferencers know by name: those of ``dir``, then those of mmatm."""
     yield from _models_of(dir)
     for name, config in model_names().items():
         yield {'Name': name, 'Config': str(config), 'Weights': None}

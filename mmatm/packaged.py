@@ -1,4 +1,4 @@
-"""The configs, tools and model index that come with the package, in a wheel and in a clone."""
+"""Find the configs, tools and model index of the package, in a wheel or a clone."""
 
 import difflib
 from pathlib import Path
@@ -7,12 +7,12 @@ _PACKAGE = Path(__file__).parent
 
 
 def folder() -> Path:
-    """The folder that holds ``configs``, ``tools`` and ``model-index.yml``.
+    """Return the folder that contains ``configs``, ``tools`` and ``model-index.yml``.
 
-    A wheel has them in ``mmatm/.mim``, where mm's tools look for them; a clone in its root.
+    In a wheel that is ``mmatm/.mim``, where mm's tools look for them; in a clone, the root.
 
     Raises:
-        FileNotFoundError: this installation comes without them.
+        FileNotFoundError: this installation does not contain them.
     """
     for candidate in (_PACKAGE / '.mim', _PACKAGE.parent):
         if (candidate / 'model-index.yml').is_file():
@@ -24,16 +24,16 @@ def folder() -> Path:
 
 
 def model_names() -> dict[str, Path]:
-    """The names of all packaged models, e.g. ``mask_rcnn_atmnet_t``, with their config files."""
+    """Map the names of all packaged configs, e.g. ``mask_rcnn_atmnet_t``, to their files."""
     files = sorted(folder().glob('configs/[!_]*/*.py'))
     return {file.stem: file.resolve() for file in files}
 
 
 def find_config(name: str) -> str:
-    """The path of a config, given as a path or as the name of a packaged one.
+    """Return the path of a config, given as a path or as the name of a packaged config.
 
     Raises:
-        FileNotFoundError: there is neither; the message lists similar names.
+        FileNotFoundError: there is no such config. The message lists similar names.
     """
     if Path(name).is_file():
         return name

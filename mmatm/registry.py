@@ -1,8 +1,8 @@
-"""mmengine's scope ``mmatm``, in which configs inherited as ``mmatm::...`` are built.
+"""The registries of mmengine's scope ``mmatm``, for configs inherited as ``mmatm::...``.
 
-mmengine marks what a config takes from ``_base_ = 'mmatm::...'`` with the scope ``mmatm`` and looks
-for it in that scope's registries, which it imports from here. ATMNet's configs name classes of
-mmdet, mmseg and mmpretrain, so these registries search those of the config's default scope.
+mmengine assigns everything that a config inherits from ``_base_ = 'mmatm::...'`` to the scope
+``mmatm``, and imports that scope's registries from here. ATMNet's configs use classes of mmdet,
+mmseg and mmpretrain, so these registries search the registries of the config's default scope.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ _TASKS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 class _TaskRegistry(Registry):
-    """Finds nothing of its own, but all that the registry of the task's package finds."""
+    """A registry without content that searches the registries of the task's package."""
 
     def get(self, key: str) -> Any:
-        """The class or function that ``key`` names; None if there is none."""
+        """Return the class or function named ``key``, or None."""
         for scope in _scopes():
             registry = self.parent._search_child(scope)
             if registry is not None and (found := registry.get(key)) is not None:
@@ -30,7 +30,7 @@ class _TaskRegistry(Registry):
 
 
 def _scopes() -> Iterator[str]:
-    """The default scopes that were set, the newest first, then every task that is installed."""
+    """The default scopes that were set, newest first, then all installed packages for a task."""
     default = [instance.scope_name for instance in DefaultScope._instance_dict.values()]
     for scope in dict.fromkeys((*reversed(default), *_TASKS)):
         if scope in _TASKS and find_spec(scope):

@@ -1,4 +1,4 @@
-"""Fixtures that several folders share, and what makes the whole suite faster."""
+"""Shared fixtures, and settings that make the suite faster."""
 
 import gc
 
@@ -12,16 +12,16 @@ LOADERS = ('train', 'val', 'test')
 
 def pytest_collection_finish():
     """Prepare the process when it has imported all of its tests."""
-    # Collections of garbage, of which mmengine runs one for every data set, pass over what is here.
+    # Garbage collections, which mmengine runs once per dataset, skip everything imported so far.
     gc.freeze()
-    # A loader that is itself collected as garbage can no longer tell its workers to stop. It waits
-    # so many seconds for each of them, then terminates it.
+    # A data loader that is garbage-collected cannot tell its workers to stop. It waits this long
+    # for each of them, then terminates it.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
 
 
 @pytest.fixture
 def reader(monkeypatch):
-    """Mmengine reads checkpoints as in the tools of mmatm."""
+    """Make mmengine read checkpoints as in the tools of mmatm."""
     from mmengine.runner import CheckpointLoader
 
     from mmatm.checkpoints.loading import install_reader
@@ -32,7 +32,7 @@ def reader(monkeypatch):
 
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory):
-    """The data sets of ``make data`` with 8 + 4 small images each."""
+    """The datasets of ``make data`` with 8 + 4 small images each."""
     folder = tmp_path_factory.mktemp('data') / 'demo'
     run('tools/make_demo_data.py', '--out', folder, '--train', 8, '--val', 4, '--size', 64,
         '--imagenet-train', 8, '--imagenet-val', 4, '--imagenet-size', 64)  # fmt: skip
@@ -51,7 +51,7 @@ def _common(root):
 
 @pytest.fixture(scope='session')
 def options(demo_data):
-    """Arguments that make a detector's demo config train one epoch of two steps on it."""
+    """Arguments for a detector's demo config: one epoch of two steps on the small data."""
     annotations = f'{demo_data}/coco/annotations/instances_val2017.json'
     return [
         *_common(f'{demo_data}/coco/'),
@@ -64,7 +64,7 @@ def options(demo_data):
 
 @pytest.fixture(scope='session')
 def seg_options(demo_data):
-    """Arguments that make a segmentor's demo config train two steps on it."""
+    """Arguments for a segmentor's demo config: two steps on the small data."""
     return [
         *_common(f'{demo_data}/ade20k'),
         'train_cfg.max_iters=2',

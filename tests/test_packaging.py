@@ -1,29 +1,14 @@
 """The sdist and the wheel, built and installed away from the clone."""
 
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 
 import pytest
 
-from commands import ROOT, environment
+from commands import ROOT, python
 
 LEFT_OUT = ('.git', '.venv*', 'build', 'dist', 'data', 'work_dirs', '*.egg-info', '.mim', '*.so')
-
-
-def call(*command, cwd, path=''):
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env={**environment(), 'PYTHONPATH': str(path)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +26,7 @@ def dist(tmp_path_factory):
             if name not in ('data', 'build') or f'{folder}/{name}' in top
         ],
     )
-    call('-m', 'build', '--no-isolation', cwd=clone)
+    python('-m', 'build', '--no-isolation', cwd=clone, path='')
     return clone / 'dist'
 
 
@@ -50,7 +35,7 @@ def installed(dist, tmp_path_factory):
     """A folder into which the wheel is installed."""
     folder = tmp_path_factory.mktemp('installed')
     (wheel,) = dist.glob('*.whl')
-    call('-m', 'pip', 'install', '--quiet', '--no-deps', '--target', folder, wheel, cwd=folder)
+    python('-m', 'pip', 'install', '--quiet', '--no-deps', '--target', folder, wheel, path='')
     return folder
 
 
@@ -74,15 +59,15 @@ def test_sdist_is_complete(dist):
 
 
 def test_installed_command_finds_configs(installed, tmp_path):
-    said = call('-m', 'mmatm', 'configs', 'upernet*', cwd=tmp_path, path=installed)
-    assert str(installed) in said
+    done = python('-m', 'mmatm', 'configs', 'upernet*', cwd=tmp_path, path=installed)
+    assert str(installed) in done.stdout
 
 
 def test_installed_package_trains(installed, tmp_path, options):
     pytest.importorskip('mmdet')
     work_dir = tmp_path / 'work'
-    call('-m', 'mmatm', 'train', 'mask_rcnn_atmnet_xt_demo', '--work-dir', work_dir, *options,
-         cwd=tmp_path, path=installed)  # fmt: skip
+    python('-m', 'mmatm', 'train', 'mask_rcnn_atmnet_xt_demo', '--work-dir', work_dir, *options,
+           cwd=tmp_path, path=installed)  # fmt: skip
     assert (work_dir / 'epoch_1.pth').is_file()
 
 
@@ -98,8 +83,8 @@ def test_config_inherits_from_the_installed_package(base, fixture, installed, tm
     pytest.importorskip('mmseg')
     config = tmp_path / 'mine.py'
     config.write_text(f"_base_ = 'mmatm::{base}.py'\n")
-    call('-m', 'mmatm', 'train', config, *request.getfixturevalue(fixture),
-         cwd=tmp_path, path=installed)  # fmt: skip
+    python('-m', 'mmatm', 'train', config, *request.getfixturevalue(fixture),
+           cwd=tmp_path, path=installed)  # fmt: skip
     assert list(tmp_path.glob('work_dirs/mine/*.pth'))
 
 
@@ -118,4 +103,4 @@ from mmdet.apis import DetInferencer
 inferencer = DetInferencer('mask_rcnn_atmnet_xt_demo', 'detector.pth', device='cpu')
 assert type(inferencer.model).__name__ == 'MaskRCNN'
 """
-    call('-c', code, cwd=tmp_path, path=installed)
+    python('-c', code, cwd=tmp_path, path=installed)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import timm
@@ -326,6 +327,51 @@ class Suite:
             for name, config in heads.items()
         ]
 
+    def onnx(self) -> list[Comparison]:
+        """The formulations of sampling in onnxruntime, and whole backbones there."""
+        if self.device != 'cpu' or any(find_spec(n) is None for n in ('onnx', 'onnxruntime')):
+            print("onnx: left out, it needs --device cpu and pip install 'mmatm[export]'")
+            return []
+        from mmatm.export.graph import trace
+        from mmatm.export.plain import plain_layers
+        from mmatm.export.sampling import FORMULATIONS
+        from mmatm.export.verify import Session
+
+        class Sampling(nn.Module):
+            def __init__(self, sample: Callable[[Tensor, Tensor], Tensor]):
+                super().__init__()
+                self.forward = sample
+
+        def run(model: nn.Module, *inputs: Tensor) -> Callable[[], None]:
+            names = ['image', 'offset'][: len(inputs)]
+            axes = {name: {0: 'batch', 1: 'height', 2: 'width'} for name in names}
+            if len(inputs) == 1:
+                axes['image'] = {0: 'batch', 2: 'height', 3: 'width'}
+            axes = {} if isinstance(model, timm.models.FeatureListNet) else axes
+            outputs = ['out'] if len(inputs) == 2 else [f'level{i}' for i in range(4)]
+            proto = trace(model.eval(), inputs, names, outputs, axes)
+            session = Session(proto.SerializeToString(), torch.get_num_threads()).session
+            values = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+            return lambda: session.run(None, values)
+
+        x, offset, _ = self.layer_inputs()[0]
+        sampling = {name: run(Sampling(f), x, offset) for name, f in FORMULATIONS.items()}
+        for name, f in FORMULATIONS.items():
+            error = (f(x, offset) - active_sample(x, offset)).abs().max()
+            print(f'onnx: {name} differs from active_sample by at most {error:.1e}')
+        image = torch.randn(self.args.batch, 3, 512, 512)
+        models = self.backbones(512, 512)
+        models.pop('published')
+        eager = self.forward(models['mmatm'], image)
+        with plain_layers(models['mmatm'], 512, 512):
+            cases = {'mmatm': run(models['mmatm'], image), 'eager': eager}
+        cases |= {n: run(models[n], image) for n in ('convnext-t', 'swin-t')}
+        targets = [Target('convnext-t', 1.0, False), Target('eager', 1.3, False)]
+        return [
+            Comparison('sampling in onnxruntime, stage 0 of 800x1344', sampling),
+            Comparison('ATMNet-T in onnxruntime, 512x512', cases, targets, self.args.batch),
+        ]
+
     def _inference(
         self, name: str, config: str, sample: type, height: int, width: int
     ) -> Comparison:
@@ -368,7 +414,10 @@ class Suite:
         )
 
 
-NAMES = ('sampling', 'layer', 'backbone', 'train', 'linearity', 'bfloat16', 'detector', 'segmentor')
+NAMES = (
+    *('sampling', 'layer', 'backbone', 'train', 'linearity', 'bfloat16'),
+    *('detector', 'segmentor', 'onnx'),
+)
 
 
 def report(comparison: Comparison, results: dict[str, dict[str, float]]) -> list[str]:

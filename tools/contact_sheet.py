@@ -1,145 +1,219 @@
 #!/usr/bin/env python
-"""Draw predictions next to the ground truth, many pictures on one sheet.
+"""Draw predictions next to the ground truth, many images on one sheet.
 
 python tools/contact_sheet.py CONFIG PREDICTIONS --out SHEET.png, with what tools/test.py --out
-wrote for the test set of CONFIG: a .pkl file for a detector, a folder for a segmentor.
+wrote for the test set of CONFIG: a .pkl file for a detector, a folder for a segmentor. Each class
+has one colour for masks, boxes and labels: that of the dataset's palette.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import mmcv
 import numpy as np
-import torch
-from mmengine.config import Config, DictAction
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from mmengine.fileio import load
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
+
+from mmatm.cli.arguments import add_config_options, read_config
+
+DPI = 100
+POINT = 72 / DPI  # a pixel, in the unit of matplotlib's fonts and lines
+GAP = 16  # pixels between tiles; half as many within one
+LINE = 32  # height of a line of the legend, in pixels
+LUMA = np.array([0.299, 0.587, 0.114])
+
+
+class Item(NamedTuple):
+    """What is drawn of one object, or of one class in a label map."""
+
+    label: int
+    mask: np.ndarray | None = None  # [H, W]
+    box: np.ndarray | None = None  # x1, y1, x2, y2
+    score: float | None = None
+
+
+Tile = dict[str, tuple[np.ndarray, list[Item]]]  # title to RGB image and what is drawn on it
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('config', help='config file of the model')
+    parser.add_argument('config', help='config file, or the name of a packaged config')
     parser.add_argument('predictions', help='what tools/test.py --out wrote')
-    parser.add_argument('--out', required=True, help='picture to write')
-    parser.add_argument('--rows', type=int, default=6)
-    parser.add_argument('--columns', type=int, default=3)
+    parser.add_argument('--out', required=True, help='image to write')
+    parser.add_argument('--rows', type=int, default=4)
+    parser.add_argument('--columns', type=int, default=2)
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
-    parser.add_argument('--height', type=int, default=320, help='height of a picture, in pixels')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in tools/test.py')
+    parser.add_argument('--height', type=int, default=256, help='height of an image, in pixels')
+    add_config_options(parser)
     args = parser.parse_args()
     if min(args.rows, args.columns, args.height) < 1:
         parser.error('--rows, --columns and --height must be at least 1')
 
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_config(args.config, args.cfg_options)
     init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if cfg.default_scope == 'mmdet':
-        total, tile = detections(cfg, args.predictions, args.height, args.score_thr)
-        order = 'left: ground truth, right: prediction'
+        total, read = detections(dataset, args.predictions, args.score_thr)
     else:
-        total, tile = segmentations(cfg, args.predictions, args.height)
-        order = 'left: picture, middle: ground truth, right: prediction'
+        total, read = segmentations(dataset, args.predictions)
     count = args.rows * args.columns
     if total < count:
-        sys.exit(f'{args.predictions} holds {total} pictures, fewer than {count}')
-    chosen = np.linspace(0, total - 1, count).round().astype(int)
-    write_sheet([tile(i) for i in chosen], args.columns, args.out)
-    print(f'{order}: {Path(args.out).resolve()}')
+        sys.exit(f'{args.predictions} holds {total} images, fewer than {count}')
+    tiles = [read(i) for i in np.linspace(0, total - 1, count).round().astype(int)]
+    sheet = draw_sheet(tiles, dataset.metainfo, args.columns, args.height)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    sheet.savefig(args.out, dpi=DPI)
+    print(f'{", ".join(tiles[0])}, from left to right: {Path(args.out).resolve()}')
 
 
-Tile = Callable[[int], np.ndarray]  # number of a picture to a row of pictures, [height, W, 3] RGB
-
-
-def segmentations(cfg: Config, folder: str, height: int) -> tuple[int, Tile]:
-    """Number of pictures in the test set, and a function that draws one."""
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    # An outline between two classes is not labelled; like all that is ignored it is left white.
-    palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(dataset.metainfo['classes'])] = dataset.metainfo['palette']
-
-    def tile(index: int) -> np.ndarray:
-        info = dataset.get_data_info(int(index))
-        image = mmcv.imread(info['img_path'], channel_order='rgb')
-        truth = mmcv.imread(info['seg_map_path'], 'unchanged')
-        found = mmcv.imread(str(Path(folder, Path(info['img_path']).stem + '.png')), 'unchanged')
-        if info['reduce_zero_label']:  # 0 becomes 255, which is ignored
-            truth, found = truth - 1, found - 1
-        size = (round(image.shape[1] * height / image.shape[0]), height)
-        pictures = [image, palette[truth], palette[found]]
-        modes = ['bilinear', 'nearest', 'nearest']
-        return np.concatenate(
-            [mmcv.imresize(p, size, interpolation=m) for p, m in zip(pictures, modes, strict=True)],
-            axis=1,
-        )
-
-    return len(dataset), tile
-
-
-def detections(cfg: Config, file: str, height: int, score_thr: float) -> tuple[int, Tile]:
-    """Number of pictures in a file of predictions, and a function that draws one."""
+def detections(dataset: Any, file: str, score_thr: float) -> tuple[int, Callable[[int], Tile]]:
+    """Number of images in a file of predictions, and a function that reads one."""
     predictions = load(file)
-    coco = COCO(cfg.test_evaluator.ann_file)
-    visualizer = VISUALIZERS.build(cfg.visualizer)
-    visualizer.dataset_meta = {'classes': [c['name'] for c in coco.loadCats(coco.getCatIds())]}
-    return len(predictions), lambda i: draw(predictions[i], coco, visualizer, height, score_thr)
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    truths = {info['img_id']: info['instances'] for info in infos}
+
+    def read(index: int) -> Tile:
+        image = mmcv.imread(predictions[index]['img_path'], channel_order='rgb')
+        truth = [
+            Item(t['bbox_label'], decode(t.get('mask'), *image.shape[:2]), np.array(t['bbox']))
+            for t in truths[predictions[index]['img_id']]
+        ]
+        found = predictions[index]['pred_instances']
+        masks = found.get('masks') or [None] * len(found['labels'])
+        rows = zip(found['labels'], masks, found['bboxes'], found['scores'], strict=True)
+        found = [
+            Item(int(label), decode(mask, *image.shape[:2]), box.numpy(), float(score))
+            for label, mask, box, score in rows
+            if score >= score_thr
+        ]
+        title = f'prediction (score ≥ {score_thr:g})'
+        return {'ground truth': (image, truth), title: (image, found)}
+
+    return len(predictions), read
+
+
+def decode(mask: Any, height: int, width: int) -> np.ndarray | None:
+    """A mask in one of COCO's formats, as ``[height, width]``."""
+    if mask is None:
+        return None
+    if isinstance(mask, list):  # polygons
+        mask = coco_mask.merge(coco_mask.frPyObjects(mask, height, width))
+    elif isinstance(mask['counts'], list):
+        mask = coco_mask.frPyObjects(mask, height, width)
+    return coco_mask.decode(mask)
+
+
+def segmentations(dataset: Any, folder: str) -> tuple[int, Callable[[int], Tile]]:
+    """Number of images in the test set, and a function that reads one."""
+
+    def items(label_map: np.ndarray, reduce_zero_label: bool) -> list[Item]:
+        if reduce_zero_label:  # 0 becomes 255, which is ignored
+            label_map = label_map - 1
+        return [Item(int(i), label_map == i) for i in np.unique(label_map) if i != 255]
+
+    def read(index: int) -> Tile:
+        info = dataset.get_data_info(int(index))
+        files = info['seg_map_path'], Path(folder, Path(info['img_path']).stem + '.png')
+        maps = (mmcv.imread(str(file), 'unchanged') for file in files)
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
+        truth, found = (items(m, info['reduce_zero_label']) for m in maps)
+        grey = np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+        return {'image': (image, []), 'ground truth': (grey, truth), 'prediction': (grey, found)}
+
+    return len(dataset), read
+
+
+def draw_sheet(tiles: list[Tile], metainfo: dict[str, Any], columns: int, height: int) -> Figure:
+    """Draw tiles on a grid, with a legend of the classes that they show."""
+    names, palette = metainfo['classes'], np.array(metainfo['palette']) / 255
+    panels = [list(tile.items()) for tile in tiles]
+    widths = [round(p[0][1][0].shape[1] * height / p[0][1][0].shape[0]) for p in panels]
+    cell = np.array([len(panels[0]) * (max(widths) + GAP // 2) + GAP // 2, height + GAP])
+    grid = cell * [columns, math.ceil(len(tiles) / columns)] + GAP
+    shown = sorted({i.label for tile in tiles for _, items in tile.values() for i in items})
+    per_line = max(min(len(shown), grid[0] // (9 * LINE // 2)), 1)
+    lines = 1 + math.ceil(len(shown) / per_line)  # one of titles, the rest legend
+    size = grid + np.array([0, LINE * lines])
+    figure = Figure(size / DPI, dpi=DPI)
+    for number, (tile, width) in enumerate(zip(panels, widths, strict=True)):
+        row, column = divmod(number, columns)
+        for side, (title, (image, items)) in enumerate(tile):
+            left = GAP + column * cell[0] + side * (width + GAP // 2)
+            bottom = size[1] - LINE - (row + 1) * cell[1]
+            axes = figure.add_axes([*([left, bottom] / size), *([width, height] / size)])
+            draw(axes, image, items, names, palette, height)
+            if row == 0:
+                axes.set_title(title, fontsize=LINE * POINT / 2, pad=LINE * POINT / 5)
+    figure.legend(
+        handles=[Patch(color=palette[i], label=names[i]) for i in shown],
+        loc='lower center', ncols=per_line, frameon=False, fontsize=LINE * POINT / 2,
+    )  # fmt: skip
+    return figure
 
 
 def draw(
-    prediction: dict[str, Any], coco: COCO, visualizer: Any, height: int, score_thr: float
-) -> np.ndarray:
-    """Ground truth and prediction of one picture side by side, ``[height, W, 3]`` RGB."""
-    from mmdet.structures import DetDataSample
+    axes: Axes, image: np.ndarray, items: list[Item], names: Any, palette: np.ndarray, height: int
+) -> None:
+    """Draw items on an image: outlines, and a tint that leaves its own colours visible."""
+    axes.imshow(image, interpolation='bicubic')
+    axes.set_axis_off()
+    axes.autoscale(False)
+    unit = height / 320 * POINT  # a pixel of an image of the usual height
+    halo = [withStroke(linewidth=3.5 * unit, foreground='black', alpha=0.5)]
+    labels: list[Bbox] = []
+    for item in items:
+        colour = palette[item.label]
+        if item.mask is not None:
+            # A border of zeros closes outlines; the blur rounds steps between pixels.
+            mask = cv2.GaussianBlur(np.pad(item.mask, 1).astype(np.float32), (5, 5), 0)
+            y, x = (np.arange(length) - 1 for length in mask.shape)
+            # Regions of a label map share outlines, so the colour alone tells them apart.
+            tint = 0.7 if item.box is None else 0.15
+            axes.contourf(x, y, mask, [0.5, 2], colors=[colour], alpha=tint)
+            if item.box is not None:
+                line = axes.contour(x, y, mask, [0.5], colors=[colour], linewidths=2.5 * unit)
+                line.set_path_effects(halo)
+        if item.box is not None:
+            x1, y1, x2, y2 = item.box - 0.5  # the middle of the first pixel is 0 here
+            box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour)
+            box.set(linewidth=1.5 * unit, path_effects=halo)
+            axes.add_patch(box)
+            text = axes.text(
+                0, 0, names[item.label] + ('' if item.score is None else f' {item.score:.2f}'),
+                fontsize=15 * unit, color='black' if colour @ LUMA > 0.45 else 'white',
+                bbox=dict(facecolor=colour, edgecolor='none', pad=1.5 * unit),
+            )  # fmt: skip
+            labels.append(place(text, (x1, x2), (y1, y2), axes.get_window_extent(), labels))
 
-    image = mmcv.imread(prediction['img_path'], channel_order='rgb')
-    scale = height / image.shape[0]
-    size = (round(image.shape[1] * scale), height)
-    image = mmcv.imresize(image, size)
 
-    labels = {category: label for label, category in enumerate(coco.getCatIds())}
-    truth = coco.loadAnns(coco.getAnnIds(imgIds=prediction['img_id']))
-    boxes = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in truth)]
-    sample = DetDataSample()
-    sample.gt_instances = InstanceData(
-        bboxes=torch.tensor(boxes).reshape(-1, 4) * scale,
-        labels=torch.tensor([labels[a['category_id']] for a in truth], dtype=torch.long),
-        masks=_resize([coco.annToMask(a) for a in truth], size),
+def place(text: Text, xs: tuple, ys: tuple, frame: Bbox, labels: list[Bbox]) -> Bbox:
+    """Move a label to a corner of its box, inside the image and off other labels if it can be."""
+
+    def faults(spot: dict[str, Any]) -> int:
+        text.set(**spot)
+        area = text.get_window_extent()
+        inside = (frame.min <= area.min).all() and (area.max <= frame.max).all()
+        return (not inside) * (len(labels) + 1) + sum(map(area.overlaps, labels))
+
+    spots = (
+        dict(x=x, y=y, ha=ha, va=va)
+        for y, va in ((ys[0], 'bottom'), (ys[1], 'top'), (ys[0], 'top'))
+        for x, ha in zip(xs, ('left', 'right'), strict=True)
     )
-    found = prediction['pred_instances']
-    sample.pred_instances = InstanceData(
-        bboxes=found['bboxes'] * scale, labels=found['labels'], scores=found['scores']
-    )
-    if 'masks' in found:
-        decoded = [coco_mask.decode(m) for m in found['masks']]
-        sample.pred_instances.masks = _resize(decoded, size)
-    visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
-    return visualizer.get_image()
-
-
-def _resize(masks: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Masks of one picture, enlarged to ``size`` (width, height): ``[N, H, W]`` bool."""
-    resized = [mmcv.imresize(m, size, interpolation='nearest') for m in masks]
-    return np.array(resized, dtype=bool).reshape(-1, size[1], size[0])
-
-
-def write_sheet(tiles: list[np.ndarray], columns: int, out: str) -> None:
-    """Write RGB ``tiles`` of one height as a grid, padded with white to the widest."""
-    width, gap = max(tile.shape[1] for tile in tiles), 8
-    padded = [
-        np.pad(
-            tile,
-            ((gap, gap), (gap, gap + width - tile.shape[1]), (0, 0)),
-            constant_values=255,
-        )
-        for tile in tiles
-    ]
-    rows = [np.concatenate(padded[i : i + columns], 1) for i in range(0, len(padded), columns)]
-    mmcv.imwrite(np.concatenate(rows)[..., ::-1], out)
+    text.set(**min(spots, key=faults))
+    return text.get_window_extent()
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Checkpoints between layouts: python tools/convert_checkpoint.py SRC DST [--to mm|timm|published]
+"""Convert checkpoints: python tools/convert_checkpoint.py SRC DST [--to mm|timm|published]
 
-SRC is a file of the authors, of timm or of mm, holding an ATMNet or a detector or segmentor on one.
-DST ends in .pth or .safetensors; the beginning of the file's SHA-256 is added to its name. Only the
-weights are written: all of them, but for the heads and output norms that timm's model does not
-have, and the heads of detectors and segmentors, for which the authors have no names.
+SRC is a published, timm or mm file that contains an ATMNet, or a detector or segmentor based on
+one. DST ends in .pth or .safetensors; the first digits of the file's SHA-256 are added to its name.
+Only weights are written. Heads of detectors and segmentors have no names in timm's and the
+published layout, and some output norms have none in timm's, so these are left out.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument('src', help='checkpoint to read')
     parser.add_argument('dst', help='file to write, .pth or .safetensors')
     parser.add_argument('--to', choices=['mm', 'timm', 'published'], default='mm')
-    parser.add_argument('--ema', action='store_true', help='take the EMA weights')
+    parser.add_argument('--ema', action='store_true', help='convert the EMA weights')
     add_trust_flag(parser)
     args = parser.parse_args()
     dst = Path(args.dst)
@@ -67,7 +67,7 @@ def main() -> None:
         file = write(dst, safetensors.torch.save(converted))
     print(f'{file}: ATMNet-{arch}, {len(converted)} tensors for {args.to}')
     if left_out:
-        print(f'{left_out} tensors that this layout has no names for were left out')
+        print(f'{left_out} tensors were left out, because this layout has no names for them')
 
 
 def has_backbone(names: Any) -> bool:
@@ -75,12 +75,12 @@ def has_backbone(names: Any) -> bool:
 
 
 def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], dict]:
-    """The arch, the weights under mm's names, and mm's ``meta``, if there is one.
+    """Return the arch, the weights under mm's names, and mm's ``meta`` if there is one.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: it cannot be read, holds no ATMNet, or one whose tensors are not those of
-            its arch.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file cannot be read, holds no ATMNet, or its tensors do not fit the
+            arch.
     """
     checkpoint = read_checkpoint(src, ema=ema)
     weights = checkpoint.get('state_dict', checkpoint)
@@ -97,7 +97,7 @@ def read_weights(src: str, ema: bool = False) -> tuple[str, dict[str, Tensor], d
     arch = next((arch for arch, known in ARCHS.items() if known['depths'] == depths), None)
     if arch is None:
         known = ', '.join(f'{arch} {known["depths"]}' for arch, known in ARCHS.items())
-        raise CheckpointError(f'has {depths} blocks a stage, as no ATMNet has: {known}')
+        raise CheckpointError(f'has {depths} blocks per stage, unlike any ATMNet: {known}')
     stem = next((v for n, v in weights.items() if _is_stem(n) and v.dim() == 4), None)
     with torch.device('meta'):
         model = ATMNet(
@@ -125,9 +125,9 @@ def _is_stem(name: str) -> bool:
 
 
 def convert(weights: dict[str, Tensor], arch: str, to: str) -> dict[str, Tensor]:
-    """Weights under mm's names to those under the names of ``to``, with the shapes there.
+    """Convert weights from mm's names and shapes to those of ``to``.
 
-    A backbone for dense prediction keeps the prefix that the authors' segmentor also has.
+    A backbone for dense prediction keeps its prefix, as in the published segmentors.
     """
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
     if to == 'mm':
@@ -150,7 +150,7 @@ def convert(weights: dict[str, Tensor], arch: str, to: str) -> dict[str, Tensor]
 
 
 def write(dst: Path, content: bytes) -> Path:
-    """Write a file with the hash of its content in its name, all or nothing."""
+    """Atomically write a file with the hash of its content in its name."""
     digest = hashlib.sha256(content).hexdigest()
     final = dst.with_name(f'{dst.stem}-{digest[:8]}{dst.suffix}')
     write_atomically(final, content)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a demo config on a CPU in minutes, evaluate it, draw what it found: python tools/demo.py
 
-The data is made first: shapes on photographs, in data/demo. Results go to work_dirs/CONFIG.
+First makes the data, shapes on photographs, in data/demo. Results go to work_dirs/CONFIG.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def run(command: str, *arguments: str | Path) -> None:
-    """Run another tool in a process of its own; exit as it does if it fails."""
+    """Run another tool in its own process; if it fails, exit with its status."""
     print(f'== mmatm {command.replace("_", "-")}', *arguments, flush=True)
     status = subprocess.call([sys.executable, '-m', 'mmatm', command, *map(str, arguments)])
     if status:

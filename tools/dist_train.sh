@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train on several GPUs, or on a CPU in several processes:
+# Train on several GPUs, or in several processes on a CPU:
 #   tools/dist_train.sh CONFIG PROCESSES [arguments of tools/train.py]
-# Several machines: set NNODES, NODE_RANK and MASTER_ADDR on each. PORT must be free (29500).
+# On several machines, set NNODES, NODE_RANK and MASTER_ADDR on each. PORT (29500) must be free.
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2,4s/^# //p' "$0" >&2; exit 2; fi
 exec "${PYTHON:-python}" -m torch.distributed.run \

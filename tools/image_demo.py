@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Detect or segment on pictures: python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT
+"""Detect or segment in images: python tools/image_demo.py IMAGE_OR_FOLDER CONFIG CHECKPOINT
 
-Writes OUT_DIR/vis/NAME (the picture with what was found drawn in) and OUT_DIR/preds: one JSON a
-picture for a detector, one label map (PNG, class indices) and one JSON of class shares for a
-segmentor. A picture that cannot be read is named and skipped, and the exit status is then 1.
+Writes the images with predictions to OUT_DIR/vis, and the predictions to OUT_DIR/preds: for a
+detector one JSON file per image; for a segmentor a label map (PNG of class indices) and a JSON file
+with the share of each class. Unreadable images are named and skipped; the exit status is then 1.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('input', type=Path, help='picture, or a folder of pictures')
+    parser.add_argument('input', type=Path, help='image, or a folder of images')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'))
@@ -37,29 +37,29 @@ def main() -> None:
     for path in (args.input, args.checkpoint):
         if '://' not in str(path) and not Path(path).exists():
             sys.exit(f'{path} does not exist')
-    pictures = [args.input]
+    images = [args.input]
     if args.input.is_dir():
-        pictures = sorted(p for p in args.input.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not pictures:
-            sys.exit(f'{args.input} holds no picture ({" ".join(SUFFIXES)})')
+        images = sorted(p for p in args.input.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not images:
+            sys.exit(f'{args.input} holds no images ({" ".join(SUFFIXES)})')
 
     predict = make_predictor(args)
     unreadable = []
-    for path in tqdm(pictures, unit='picture', disable=None):
+    for path in tqdm(images, unit='image', disable=None):
         image = read(path)
         if image is None:
             unreadable.append(path)
         else:
             predict(path, image)
-    print(f'{len(pictures) - len(unreadable)} pictures: {args.out_dir.resolve()}')
+    print(f'{len(images) - len(unreadable)} images: {args.out_dir.resolve()}')
     for path in unreadable:
-        print(f'cannot be read as a picture, skipped: {path}', file=sys.stderr)
+        print(f'cannot be read as an image, skipped: {path}', file=sys.stderr)
     if unreadable:
         sys.exit(1)
 
 
 def read(path: Path) -> np.ndarray | None:
-    """A picture as mmcv loads it for training, ``[H, W, 3]`` BGR uint8, or None."""
+    """Load an image as for training, ``[H, W, 3]`` BGR uint8; None if that fails."""
     try:
         return mmcv.imread(str(path))
     except (OSError, ValueError, cv2.error):
@@ -67,7 +67,7 @@ def read(path: Path) -> np.ndarray | None:
 
 
 def make_predictor(args: argparse.Namespace) -> Any:
-    """A function of a path and its picture that writes what the model finds."""
+    """Return a function that writes the predictions for an image, given its path and pixels."""
     config = read_config(args.config)
     if config.default_scope == 'mmdet':
         from mmdet.apis import DetInferencer
@@ -103,7 +103,7 @@ def make_predictor(args: argparse.Namespace) -> Any:
 
 
 def write(out_dir: Path, path: Path, drawn: np.ndarray, prediction: dict) -> None:
-    """Write one RGB overlay and its predictions."""
+    """Write an RGB image with predictions, and a JSON file."""
     mmcv.imwrite(drawn[..., ::-1], str(out_dir / 'vis' / path.name))
     target = out_dir / 'preds' / f'{path.stem}.json'
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,20 @@
-"""Make small data sets to try detection, segmentation and classification on, without a download.
+"""Make small datasets for detection, segmentation and classification, without a download.
 
-Every picture is a random crop of a real photograph (those that scikit-image ships in its wheel)
-with solid shapes pasted on it: circles, triangles, squares and stars. Scenes of one to three
-shapes, which may cover one another, are written in two layouts, and close-ups of a single
-shape, the same number of each class, in a third:
+Every image is a random crop of a photograph (from scikit-image's wheel) with solid shapes on it:
+circles, triangles, squares and stars. Scenes of one to three shapes, which may overlap, are written
+in two layouts. Close-ups of single shapes, the same number per class, are written in a third:
 
     OUT/coco/annotations/instances_{train,val}2017.json    COCO instances, polygons
     OUT/coco/{train,val}2017/*.jpg
     OUT/ade20k/annotations/{training,validation}/*.png     0 ignore, 1 background, 2.. the shapes
     OUT/ade20k/images/{training,validation}/*.jpg
-    OUT/imagenet/{train,val}/CLASS/*.jpg                   ImageNet, a folder for each shape
+    OUT/imagenet/{train,val}/CLASS/*.jpg                   ImageNet, a folder per shape
     OUT/demo.json                                          arguments, class names, photographs
 
-The training scenes are cut from the left part of the photographs and the validation scenes from
-the right part, so no held-out picture shows a pixel that was trained on. A picture depends on the
-seed, its size, its split and its number alone: the same arguments give the same bytes, and a longer
-split begins with the pictures of a shorter one.
+Training images are cut from the left part of the photographs and validation images from the right
+part, so validation images contain no pixel of the training images. An image depends only on the
+seed, its size, its split and its number: the same arguments give the same bytes, and a longer split
+begins with the images of a shorter one.
 """
 
 import argparse
@@ -38,13 +37,13 @@ PHOTOGRAPHS = (
     'astronaut.png', 'brick.png', 'camera.png', 'chelsea.png', 'coffee.png', 'grass.png',
     'gravel.png', 'ihc.png', 'rocket.jpg',
 )  # fmt: skip
-TRAIN_SHARE = 0.6  # of the width of a photograph, from its left
+TRAIN_SHARE = 0.6  # of the width of a photograph, from the left
 SPLITS = ('train', 'val')
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 SCALE = 4  # shapes are drawn this many times larger, for smooth edges and exact outlines
 PARTS = {'demo.json', 'coco', 'ade20k', 'imagenet'}
-MIN_VISIBLE = 0.25  # share of a shape that must stay in sight
-MAX_PICTURES = 10**6  # per split, so that image ids of the two splits never meet
+MIN_VISIBLE = 0.25  # share of a shape that must stay visible
+MAX_IMAGES = 10**6  # per split, so that image ids of the two splits differ
 
 Instances = list[tuple[int, list[list[float]]]]  # (index into CLASSES, polygons) back to front
 
@@ -72,12 +71,12 @@ def backgrounds() -> dict[str, list[np.ndarray]]:
 def crop(rng: np.random.Generator, photo: np.ndarray, size: int) -> np.ndarray:
     """Cut a random square out of a photograph: (size, size, 3) float32.
 
-    It may be mirrored, and its exposure and tint vary: few photographs, many backgrounds.
+    Flips, exposure and tint are random, to get many backgrounds from few photographs.
     """
     side = int(rng.uniform(0.15, 1) * min(photo.shape[:2]))
     top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
     square = photo[top : top + side, left : left + side]
-    # Averaging is the clean way down, but makes blocks on the way up.
+    # Averaging is best for shrinking, but enlarges to blocks.
     method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     square = cv2.resize(square, (size, size), interpolation=method)
     square = square[:, ::-1] if rng.random() < 0.5 else square
@@ -117,27 +116,27 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 def draw_scene(
     rng: np.random.Generator, photo: np.ndarray, size: int, wanted: Sequence[int] | None = None
 ) -> tuple[np.ndarray, Instances]:
-    """Paste shapes on a crop of a photograph: those wanted, as indices into `CLASSES`, or one to
-    three at random.
+    """Draw shapes on a crop of a photograph: `wanted` (indices into `CLASSES`), or one to three
+    random ones.
 
-    Returns the picture, (size, size, 3) uint8 BGR, and the visible part of each shape. A shape that
-    would hide too much of an earlier one is not drawn, so whatever can be seen is annotated.
+    Returns the image, (size, size, 3) uint8 BGR, and the visible part of each shape. Shapes that
+    would hide too much of an earlier one are not drawn, so everything visible is annotated.
     """
-    picture = crop(rng, photo, size)
+    image = crop(rng, photo, size)
     rows, columns = np.mgrid[:size, :size]
-    shapes = []  # class, full area and visible part, the last two in fine pixels
+    shapes = []  # class, area and visible part, the last two in fine pixels
     hue, count = rng.random(), len(wanted) if wanted else int(rng.integers(1, 4))
     for number in range(count):
         label = wanted[number] if wanted else int(rng.integers(len(CLASSES)))
         radius = rng.uniform(0.28, 0.56) / 2 * size
-        centre = rng.uniform(0.2, 0.8, 2) * size
+        center = rng.uniform(0.2, 0.8, 2) * size
         turn, light = rng.uniform(0, 2 * np.pi, 2)
-        # Hues spread around the wheel keep shapes that overlap apart.
+        # Hues are spread around the wheel, so that overlapping shapes differ.
         tone = (hue + (number + rng.uniform(-0.25, 0.25)) / count) % 1
-        colour = 255 * np.array(colorsys.hsv_to_rgb(tone, *rng.uniform((0.55, 0.6), 1)))[::-1]
+        color = 255 * np.array(colorsys.hsv_to_rgb(tone, *rng.uniform((0.55, 0.6), 1)))[::-1]
 
         rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-        corners = (centre + radius * outline(CLASSES[label]) @ rotation) * SCALE - 0.5
+        corners = (center + radius * outline(CLASSES[label]) @ rotation) * SCALE - 0.5
         corners = np.round(corners).astype(np.int32)
         mask = np.zeros((size * SCALE, size * SCALE), np.uint8)
         cv2.fillPoly(mask, [corners], 1)
@@ -148,20 +147,20 @@ def draw_scene(
             continue
         shapes = after
 
-        slope = (columns - centre[0]) * np.cos(light) + (rows - centre[1]) * np.sin(light)
-        paint = colour * (1 + 0.15 * slope / radius)[..., None]
+        slope = (columns - center[0]) * np.cos(light) + (rows - center[1]) * np.sin(light)
+        paint = color * (1 + 0.15 * slope / radius)[..., None]
         alpha = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        picture += alpha[..., None] * (paint - picture)
-    picture = np.clip(np.round(picture), 0, 255).astype(np.uint8)
-    return picture, [(label, polygons(visible)) for label, _, visible in shapes]
+        image += alpha[..., None] * (paint - image)
+    image = np.clip(np.round(image), 0, 255).astype(np.uint8)
+    return image, [(label, polygons(visible)) for label, _, visible in shapes]
 
 
 def annotate(instances: Instances, image_id: int, size: int) -> tuple[list[dict], np.ndarray]:
     """Describe the instances of a scene as COCO annotations and as an ADE20K label map.
 
-    The label map is (size, size) uint8. Area (pixels) and box (x, y, width, height) are those that
-    pycocotools finds for the polygons. The pixels on either side of an outline, which show a
-    mixture, are labelled 0, to be ignored.
+    The label map is (size, size) uint8. Area (pixels) and box (x, y, width, height) are computed
+    from the polygons by pycocotools. Pixels on both sides of an outline show a mixture and get the
+    ignored label 0.
     """
     annotations = []
     owner = np.zeros((size, size), np.uint8)  # 0 for the background, else instance number + 1
@@ -179,9 +178,9 @@ def annotate(instances: Instances, image_id: int, size: int) -> tuple[list[dict]
     return annotations, label_map
 
 
-def encode(picture: np.ndarray) -> bytes:
-    """Compress a picture as JPEG."""
-    return cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
+def encode(image: np.ndarray) -> bytes:
+    """Compress an image as JPEG."""
+    return cv2.imencode('.jpg', image, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
 
 
 def write_scenes(
@@ -197,17 +196,17 @@ def write_scenes(
         folder.mkdir(parents=True, exist_ok=True)
 
     images, annotations = [], []
-    for number in tqdm(range(count), desc=split, unit='picture'):
+    for number in tqdm(range(count), desc=split, unit='image'):
         rng = np.random.default_rng([seed, index, number])
-        picture, instances = draw_scene(rng, photos[rng.integers(len(photos))], size)
-        image_id = index * MAX_PICTURES + number + 1
+        image, instances = draw_scene(rng, photos[rng.integers(len(photos))], size)
+        image_id = index * MAX_IMAGES + number + 1
         found, label_map = annotate(instances, image_id, size)
         annotations += found
 
         jpg, ade_name = coco_images / f'{image_id:012}.jpg', f'ADE_{split}_{number + 1:08}'
         names = {'id': image_id, 'license': 1, 'file_name': jpg.name}
         images.append({**names, 'height': size, 'width': size})
-        jpg.write_bytes(encode(picture))
+        jpg.write_bytes(encode(image))
         (ade_labels / f'{ade_name}.png').write_bytes(cv2.imencode('.png', label_map)[1])
         try:
             os.link(jpg, ade_images / f'{ade_name}.jpg')
@@ -229,7 +228,7 @@ def close_up(
 ) -> np.ndarray:
     """Cut the surroundings of the shapes out of a scene: (size, size, 3) uint8.
 
-    The shapes fill a half to most of the picture, as objects do in ImageNet's.
+    The shapes fill half to most of the image, like the objects in ImageNet.
     """
     corners = np.concatenate([np.reshape(polygon, (-1, 2)) for _, p in shapes for polygon in p])
     low, high = corners.min(0), corners.max(0)
@@ -244,30 +243,30 @@ def close_up(
 def write_single_shapes(
     root: Path, split: str, photos: list[np.ndarray], count: int, size: int, seed: int
 ) -> None:
-    """Write `count` pictures of one shape of a split, `size` pixels a side, under `root`."""
+    """Write `count` images of one shape of a split, `size` pixels a side, under `root`."""
     index = SPLITS.index(split)
     folders = [root / 'imagenet' / split / name for name in CLASSES]
     for folder in folders:
         folder.mkdir(parents=True)
-    for number in tqdm(range(count), desc=f'imagenet {split}', unit='picture'):
+    for number in tqdm(range(count), desc=f'imagenet {split}', unit='image'):
         rng = np.random.default_rng([seed, len(SPLITS) + index, number])  # none of the scenes'
         label = number % len(CLASSES)
         scene, shapes = draw_scene(rng, photos[rng.integers(len(photos))], 2 * size, [label])
-        picture = close_up(rng, scene, shapes, size)
+        image = close_up(rng, scene, shapes, size)
         file = folders[label] / f'{CLASSES[label]}_{split}_{number + 1:08}.jpg'
-        file.write_bytes(encode(picture))
+        file.write_bytes(encode(image))
 
 
 def holds(out: Path, card: dict) -> bool:
-    """Say whether `out` holds the data set of this card; raise OSError if it may not be written."""
+    """Whether `out` holds the dataset of `card`; OSError if `out` must not be replaced."""
     if not out.exists():
         return False
     names = {path.name for path in out.iterdir()}
     try:
         found = dict(json.loads((out / 'demo.json').read_text()))
-    except (FileNotFoundError, TypeError, ValueError):  # none, or not one of ours
+    except (FileNotFoundError, TypeError, ValueError):  # missing, or written by another program
         found = {}
-    # A folder that another version wrote is ours to replace.
+    # Folders written by other versions of this tool may be replaced.
     ours = str(found.get('tool')).startswith('make_demo_data ') and names <= PARTS
     if names and not ours and found != card:
         raise OSError('it holds files that this tool did not write; choose another --out')
@@ -275,19 +274,19 @@ def holds(out: Path, card: dict) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; the data set appears at --out in one step, complete or not at all."""
+    """Run the command line. The dataset appears at --out in one step, when it is complete."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to write')
     fewest = len(CLASSES)
     numbers = {  # default, lowest, highest, meaning
-        'train': (1440, 1, MAX_PICTURES, 'number of training scenes'),
-        'val': (200, 1, MAX_PICTURES, 'number of validation scenes'),
+        'train': (1440, 1, MAX_IMAGES, 'number of training scenes'),
+        'val': (200, 1, MAX_IMAGES, 'number of validation scenes'),
         'size': (128, 32, 1024, 'side of a scene in pixels'),
-        'imagenet-train': (4000, fewest, MAX_PICTURES, 'number of training pictures of one shape'),
-        'imagenet-val': (400, fewest, MAX_PICTURES, 'number of validation pictures of one shape'),
-        'imagenet-size': (64, 32, 1024, 'side of a picture of one shape in pixels'),
-        'seed': (0, 0, 2**32 - 1, 'another seed makes other pictures'),
+        'imagenet-train': (4000, fewest, MAX_IMAGES, 'number of training images of one shape'),
+        'imagenet-val': (400, fewest, MAX_IMAGES, 'number of validation images of one shape'),
+        'imagenet-size': (64, 32, 1024, 'side of an image of one shape in pixels'),
+        'seed': (0, 0, 2**32 - 1, 'another seed makes other images'),
     }
     for name, (default, _, _, meaning) in numbers.items():
         parser.add_argument(f'--{name}', type=int, default=default, help=meaning)
@@ -298,7 +297,7 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f'argument --{name}: expected {low} to {high}, got {arguments[name]}')
 
     card = {
-        'tool': 'make_demo_data 2',  # raise the number when the pictures change
+        'tool': 'make_demo_data 2',  # raise the number when the images change
         'arguments': arguments,
         'coco_classes': list(CLASSES),
         'ade20k_classes': ['background', *CLASSES],
@@ -309,16 +308,16 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out.resolve()
     try:
         if holds(out, card):
-            print(f'{args.out} already holds this data set: nothing to do.')
+            print(f'{args.out} already holds this dataset: nothing to do.')
             return
         photos = backgrounds()
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as folder:
             build = Path(folder, 'new')
-            for split, pictures in photos.items():
-                write_scenes(build, split, pictures, arguments[split], args.size, args.seed)
+            for split, parts in photos.items():
+                write_scenes(build, split, parts, arguments[split], args.size, args.seed)
                 count = arguments[f'imagenet-{split}']
-                write_single_shapes(build, split, pictures, count, args.imagenet_size, args.seed)
+                write_single_shapes(build, split, parts, count, args.imagenet_size, args.seed)
             (build / 'demo.json').write_text(json.dumps(card, indent=2) + '\n')
             if out.exists():
                 out.rename(Path(folder, 'old'))
@@ -327,7 +326,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'argument --out: expected a folder to write, got {str(args.out)!r}: {error}')
     print(
         f'Wrote {args.train} + {args.val} scenes and {args.imagenet_train} + {args.imagenet_val} '
-        f'pictures of one shape to {args.out}.'
+        f'images of one shape to {args.out}.'
     )
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Check a downloaded data set and link it to where the configs look for it:
+"""Check a downloaded dataset and link it to where the configs expect it:
 python tools/prepare_data.py {coco,ade20k,imagenet} ROOT
 
-Everything that is missing or broken is listed; only a complete data set is linked. What mmdet
-leaves out by itself is only noted.
+Lists everything that is missing or broken, and links only complete datasets. Annotations that mmdet
+leaves out are only noted.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ADE_COUNTS = {'training': 20210, 'validation': 2000}
 ADE_CLASSES = 150
 IMAGENET_COUNTS = {'train': 1281167, 'val': 50000}
 IMAGENET_CLASSES = 1000
-IMAGES = ('.jpeg', '.jpg', '.png')  # in a class folder of ImageNet, in any case
+IMAGES = ('.jpeg', '.jpg', '.png')  # in the class folders of ImageNet, upper or lower case
 LINKS = {
     'coco': Path('coco'),
     'ade20k': Path('ade', 'ADEChallengeData2016'),
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('dataset', choices=sorted(LINKS))
     parser.add_argument('root', type=Path, help='folder of the unpacked download')
-    parser.add_argument('--data', type=Path, default=Path('data'), help='folder to link it in')
+    parser.add_argument('--data', type=Path, default=Path('data'), help='folder for the symlink')
     parser.add_argument(
-        '--subset', action='store_true', help='accept fewer images than the whole data set has'
+        '--subset', action='store_true', help='accept fewer images than in the complete dataset'
     )
     parser.add_argument(
         '--samples', type=int, default=200, help='images to decode per split; 0 for all'
@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if problems:
         print(*problems, sep='\n', file=sys.stderr)
     if any(problem.is_fatal for problem in problems):
-        sys.exit(f'{args.root} is not a complete {args.dataset} data set; nothing was linked')
+        sys.exit(f'{args.root} is not a complete {args.dataset} dataset; nothing was linked')
     link(args.root.resolve(), args.data / LINKS[args.dataset])
 
 
 def check_coco(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
-    """Problems of a COCO 2017 download."""
+    """Find the problems of a COCO 2017 download."""
     for split, count in COCO_COUNTS.items():
         folder, file = root / split, root / 'annotations' / f'instances_{split}.json'
         missing = [path for path in (folder, file) if not path.exists()]
@@ -94,7 +94,7 @@ def check_coco(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
 
 
 def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
-    """Problems of an ADE20K (scene parsing challenge 2016) download."""
+    """Find the problems of an ADE20K (scene parsing challenge 2016) download."""
     for split, count in ADE_COUNTS.items():
         folder, labels = root / 'images' / split, root / 'annotations' / split
         missing = [path for path in (folder, labels) if not path.is_dir()]
@@ -132,7 +132,7 @@ def check_ade20k(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
 
 
 def check_imagenet(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
-    """Problems of an ImageNet-1k download with a folder for each class."""
+    """Find the problems of an ImageNet-1k download with one folder per class."""
     folders = {split: root / split for split in IMAGENET_COUNTS}
     missing = [folder for folder in folders.values() if not folder.is_dir()]
     yield from (Problem('missing', str(folder)) for folder in missing)
@@ -180,7 +180,7 @@ def check_imagenet(root: Path, subset: bool, samples: int) -> Iterator[Problem]:
 def _broken_images(
     paths: list[Path], samples: int, sizes: dict[str, tuple[int, int]] | None = None
 ) -> Iterator[Problem]:
-    """Sentences for those out of ``samples`` random images (0: all) that do not decode."""
+    """Decode ``samples`` random images (0 for all) and find those that are broken."""
     if samples and samples < len(paths):
         paths = random.Random(0).sample(paths, samples)
     broken = []
@@ -190,7 +190,7 @@ def _broken_images(
         except DataError as error:
             broken.append(Problem('broken', str(error)))
             continue
-        # As mmcv does, also turned as the EXIF tag says.
+        # Decodes and applies the EXIF rotation as mmcv does.
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             broken.append(Problem('broken', f'{path} cannot be decoded'))
@@ -206,14 +206,14 @@ def _broken_images(
 
 
 def link(root: Path, place: Path) -> None:
-    """Make ``place`` a link to ``root``, unless something else is there."""
+    """Make ``place`` a symlink to ``root``, unless something else is there."""
     if place.resolve() == root:
         print(f'{root} is complete and in its place, {place}')
         return
     if place.is_symlink():
         place.unlink()
     elif place.exists():
-        sys.exit(f'{root} is complete, but {place} exists and is no link; move it away')
+        sys.exit(f'{root} is complete, but {place} exists and is not a symlink; move it away')
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(root, target_is_directory=True)
     print(f'{root} is complete; linked to {place}')

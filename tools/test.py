@@ -19,7 +19,7 @@ from mmatm.cli.arguments import (
 )
 from mmatm.data import metrics
 
-KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # whose predictions are one .pkl file
+KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # their predictions are one .pkl file
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         'for label maps',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for images with predictions drawn in')
+    parser.add_argument('--show-dir', help='folder for images with predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window is shown')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def show(cfg: Config, args: Namespace) -> None:
-    """Have predictions drawn, in a window or into a folder."""
+    """Draw predictions in a window or to a folder."""
     hook = cfg.default_hooks.visualization
     hook.update(show=args.show, wait_time=args.wait_time, interval=1)
     if cfg.default_scope == 'mmpretrain':
@@ -82,8 +82,8 @@ def show(cfg: Config, args: Namespace) -> None:
 def use_tta(cfg: Config) -> None:
     """Wrap the model and the test pipeline for test-time augmentation.
 
-    A config without its own ``tta_model`` gets horizontal flips: mmpretrain's averages scores;
-    mmdet's merges boxes only, so a mask head is left out and masks are not evaluated.
+    Configs without ``tta_model`` get horizontal flips. mmpretrain averages the scores. mmdet merges
+    only boxes, so the mask head is removed and masks are not evaluated.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -112,7 +112,7 @@ def use_tta(cfg: Config) -> None:
             metric.update(metric='bbox')
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    # Its copy of the wrapped model would not find its weights; a checkpoint's are the averages.
+    # EMAHook's copy of the wrapped model would not find its weights; state_dict holds them.
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [hook for hook in hooks if hook.type != 'EMAHook']
 

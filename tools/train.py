@@ -27,7 +27,7 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from CHECKPOINT, or from the newest one in the work dir',
+        help='continue from CHECKPOINT, or from the newest one in the work directory',
     )
     args = parser.parse_args()
 

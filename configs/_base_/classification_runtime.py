@@ -1,6 +1,6 @@
-"""mmpretrain's defaults, and the import that registers ATMNet (mmpretrain's own tools need it too).
+"""mmpretrain's defaults, and the import that registers ATMNet, also in mmpretrain's own tools.
 
-custom_hooks are the schedule's.
+The schedule sets custom_hooks.
 """
 
 _base_ = 'mmpretrain::_base_/default_runtime.py'

@@ -1,4 +1,4 @@
-"""mmdet's defaults, and the import that registers ATMNet (mmdet's own tools need it too)."""
+"""mmdet's defaults, and the import that registers ATMNet, also in mmdet's own tools."""
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmatm'], allow_failed_imports=False)

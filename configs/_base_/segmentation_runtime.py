@@ -1,4 +1,4 @@
-"""mmseg's usual hooks, and the import that registers ATMNet (mmseg's own tools need it too)."""
+"""mmseg's usual hooks, and the import that registers ATMNet, also in mmseg's own tools."""
 
 custom_imports = dict(imports=['mmatm'], allow_failed_imports=False)
 runner_type = 'ExactRunner'

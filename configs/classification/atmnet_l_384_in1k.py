@@ -1,4 +1,4 @@
-"""Fine-tunes the result of atmnet_l_in1k.py at 384: 30 epochs at 512 pictures a step."""
+"""Fine-tune the result of atmnet_l_in1k.py at 384 pixels: 30 epochs at batch size 512."""
 
 _base_ = './atmnet_l_in1k.py'
 load_from = 'work_dirs/atmnet_l_in1k/epoch_300.pth'

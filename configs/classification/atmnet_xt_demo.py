@@ -1,4 +1,4 @@
-"""ATMNet on the demo's pictures of one shape, from scratch, on a CPU in minutes."""
+"""ATMNet on the demo's images of one shape, trained from scratch in minutes on a CPU."""
 
 _base_ = [
     '../_base_/models/classifier_atmnet.py',
@@ -7,7 +7,7 @@ _base_ = [
 ]
 model = dict(
     data_preprocessor=dict(num_classes=4),
-    # Where so little is learnt, layers must not begin as near zero as the paper has them.
+    # The paper initializes layers close to zero, which is too slow for such a short training.
     backbone=dict(arch='xt', drop_path_rate=0.0, init_cfg=dict(type='Xavier', layer='Linear')),
     head=dict(num_classes=4),
     train_cfg=None,

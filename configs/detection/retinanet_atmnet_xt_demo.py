@@ -1,6 +1,6 @@
-"""RetinaNet on the demo data of tools/make_demo_data.py, from scratch, on a CPU in minutes.
+"""RetinaNet on the demo data of tools/make_demo_data.py, trained from scratch in minutes on a CPU.
 
-Narrow neck and head, normalised because nothing is pretrained.
+The neck and the head are narrow, and have norms because nothing is pretrained.
 """
 
 _base_ = [
@@ -13,8 +13,8 @@ channels = 64
 norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
-    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
-    # last stage would see 3 x 3 tokens.
+    # The paper initializes layers close to zero, which is too slow for such a short training. The
+    # last stage is left out, because it would see 3 x 3 tokens.
     backbone=dict(
         arch='xt',
         out_indices=(1, 2),

@@ -1,4 +1,4 @@
-"""UperNet on the demo data, from scratch, on a CPU in minutes: a narrow, group-normalised head."""
+"""UperNet on the demo data, trained from scratch in minutes on a CPU. The head is narrow."""
 
 _base_ = [
     '../_base_/models/upernet_atmnet.py',
@@ -9,8 +9,8 @@ norm_cfg = dict(type='GN', num_groups=16)
 head = dict(channels=64, num_classes=5, dropout_ratio=0.0, norm_cfg=norm_cfg)
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    # Where so little is learnt, layers must not begin as near zero as the paper has them, and the
-    # last stage would see 2 x 2 tokens.
+    # The paper initializes layers close to zero, which is too slow for such a short training. The
+    # last stage is left out, because it would see 2 x 2 tokens.
     backbone=dict(
         arch='xt',
         out_indices=(0, 1, 2),

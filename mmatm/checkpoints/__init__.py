@@ -1,4 +1,4 @@
-"""Checkpoints: names of tensors, safe reading of files, fitting into a model."""
+"""Checkpoints: tensor names, safe reading, and loading into a model."""
 
 from .fitting import adapt_state_dict
 from .names import CheckpointError, published_name, select_names, timm_name, translate_name

@@ -1,4 +1,4 @@
-"""Fitting the tensors of a checkpoint, in any layout, into an ATMNet."""
+"""Fit the tensors of a checkpoint, in any layout, to an ATMNet."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -11,15 +11,15 @@ from .names import HEAD, CheckpointError, common_name, is_output_norm, select_na
 
 
 def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: nn.Module) -> None:
-    """Make ``state_dict`` hold, under ``prefix``, exactly the tensors of the ATMNet ``module``.
+    """Make ``state_dict`` hold, under ``prefix``, exactly the tensors of ``module``, an ATMNet.
 
-    Names are translated from any layout, tensors that are not the module's are dropped with one log
-    line. The output norms 0 to 2, which a classifier does not have, keep their initial values if
-    the checkpoint is a classifier's. A missing head is left for torch to report.
+    Names are translated from any layout. Tensors that do not belong to the module are dropped with
+    one log line. A classifier has no output norms 0 to 2, so for its checkpoints they keep their
+    initial values. A missing head is left for torch to report.
 
     Raises:
-        CheckpointError: a tensor is missing, is there twice, has another shape, or is not dense,
-            real and unquantized; the message names it.
+        CheckpointError: a tensor is missing, appears twice, has the wrong shape, or is not dense,
+            real and unquantized. The message names it.
     """
     expected = dict(module.named_parameters()) | dict(module.named_buffers())
     found = {k[len(prefix) :]: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
@@ -47,7 +47,7 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
         fresh = [name for name in missing if is_output_norm(name)]
         missing = [name for name in missing if name not in fresh]
         if fresh and not missing:
-            log(f'ATMNet: not in the checkpoint, left as initialised: {shorten(fresh)}')
+            log(f'ATMNet: not in the checkpoint, left as initialized: {shorten(fresh)}')
     missing = [name for name in missing if not translate_name(name).startswith(HEAD)]
     if missing:
         raise CheckpointError(
@@ -64,7 +64,7 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
             f'{len(wrong)} tensors of the checkpoint have another shape than those of this ATMNet '
             f'(another arch?): {shorten(wrong)}'
         )
-    # Output norms of levels that this model does not have are expected, and not worth a line.
+    # Do not log output norms of levels that this model does not return.
     dropped = [n for n in found if n not in selected and not is_output_norm(common_name(n))]
     if dropped:
         log(f'ATMNet: {len(dropped)} tensors are not of this model, dropped: {shorten(dropped)}')
@@ -72,11 +72,11 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
 
 
 def why_unusable(value: Any, meta: bool = False) -> str:
-    """Why it cannot be copied into a parameter without an error or a loss; empty if it can.
+    """Return why a value cannot be copied into a parameter without loss; empty if it can.
 
     Args:
-        value: what a checkpoint holds.
-        meta: whether the parameter is itself on torch's ``meta`` device, and needs no data.
+        value: an entry of a checkpoint.
+        meta: whether the parameter is on torch's ``meta`` device and needs no data.
     """
     if not isinstance(value, Tensor):
         return f'is not a tensor, but a {type(value).__name__}'

@@ -1,4 +1,4 @@
-"""Safe reading where mmengine loads checkpoints."""
+"""Safe checkpoint loading in mmengine."""
 
 from typing import Any
 
@@ -15,27 +15,27 @@ _EVERYWHERE = ('', 'http://', 'https://')
 
 @CheckpointLoader.register_scheme(prefixes=EMA_PREFIX, force=True)
 def load_ema(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Mmengine's loader of ``ema:FILE``: the EMA weights of a checkpoint."""
+    """Load the EMA weights of a checkpoint; mmengine's loader for ``ema:FILE``."""
     return load_from_any(filename.removeprefix(EMA_PREFIX), map_location, ema=True)
 
 
 def load_from_any(filename: str, map_location: Any = None, ema: bool = False) -> dict[str, Any]:
-    """:func:`.read_checkpoint` in every process of a job; rank 0 downloads for all of them."""
+    """Call :func:`.read_checkpoint` in every process; rank 0 downloads the file for all of them."""
     if is_remote(filename):
         try:
             if get_rank() == 0:
                 download(filename)
-        finally:  # where rank 0 fails, the others must not wait for it
+        finally:  # if rank 0 fails, the others must not wait for it
             barrier()
     return read_checkpoint(filename, map_location, ema)
 
 
 def install_reader() -> None:
-    """Let mmengine read every local and ``http(s)`` checkpoint by :func:`.read_checkpoint`.
+    """Make mmengine read every local and ``http(s)`` checkpoint with :func:`.read_checkpoint`.
 
-    ``load_from``, ``resume`` and ``mmengine.runner.load_checkpoint`` then take published files,
-    and none of them falls back to unpickling arbitrary objects. It holds for the whole process;
-    the tools of mmatm call it, importing mmatm does not.
+    ``load_from``, ``resume`` and ``mmengine.runner.load_checkpoint`` then accept published files
+    and never unpickle arbitrary objects. This affects the whole process. The tools of mmatm call
+    it; ``import mmatm`` does not.
     """
     CheckpointLoader.register_scheme(prefixes=_EVERYWHERE, force=True)(load_from_any)
 
@@ -47,18 +47,18 @@ def load_pretrained(
     map_location: Any = 'cpu',
     ema: bool = False,
 ) -> None:
-    """Initialise ``module`` from a file, as ``init_cfg=dict(type='Pretrained', ...)`` asks.
+    """Initialize ``module`` from a file, for ``init_cfg=dict(type='Pretrained', ...)``.
 
     Args:
         module: an ATMNet.
-        checkpoint: local path or address; ``ema:`` before it is the same as ``ema=True``.
-        prefix: beginning of the names in the file that belong to ``module``; None finds it.
+        checkpoint: path or URL; the prefix ``ema:`` means ``ema=True``.
+        prefix: prefix in the file of the names that belong to ``module``; found if None.
         map_location: see :func:`torch.load`.
-        ema: take the EMA weights.
+        ema: load the EMA weights.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: it cannot be read, or does not fit.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file cannot be read or does not fit.
     """
     ema = ema or checkpoint.startswith(EMA_PREFIX)
     content = load_from_any(checkpoint.removeprefix(EMA_PREFIX), map_location, ema)

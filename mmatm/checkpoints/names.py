@@ -1,18 +1,17 @@
-"""Names of ATMNet's tensors in the three layouts of checkpoints, and their translation.
+"""Tensor names in the three checkpoint layouts, and their translation.
 
 A tensor has up to three names: the published one, timm's (:class:`mmatm.models.ATMNetClassifier`)
-and mm's (:class:`mmatm.models.ATMNet`, next to the heads of a detector, segmentor or classifier).
-mm's is the common one: the others are translated to it. The one LayerNorm of a classifier is the
-backbone's ``norm3`` there.
+and mm's (:class:`mmatm.models.ATMNet`, inside a detector, segmentor or classifier). All names are
+translated to mm's. The only LayerNorm of a classifier is ``norm3`` of the backbone there.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 
 BACKBONE = 'backbone.'
-HEAD = 'head.fc.'  # of mmpretrain's LinearClsHead
+HEAD = 'head.fc.'  # mmpretrain's LinearClsHead
 
-# The beginning of a published name, and of mm's. {i} is a stage, {j} a block.
+# Prefixes of published names and of mm's names. {i} is a stage, {j} a block.
 _TRUNK_NAMES = [
     ('patch_embed.proj.', 'stem.'),
     ('pos_blocks.{i}.proj.', 'stages.{i}.peg.'),
@@ -27,10 +26,10 @@ _TRUNK_NAMES = [
     ('blocks.{i}.{j}.mlp.', 'stages.{i}.blocks.{j}.mlp.'),
     ('norm_{i}.', 'norm{i}.'),
 ]
-# The same for a classifier, where the published code and timm agree.
+# The same for a classifier, where the published code and timm use the same names.
 _CLASSIFIER_NAMES = [('norm.', 'norm3.'), ('head.', HEAD)]
 _OUTPUT_NORM = re.compile(r'norm\d\.')
-# A tensor that every ATMNet has and no other model.
+# A tensor that every ATMNet has, and no other model.
 _MIXER = re.compile(
     r'(backbone\.)?(blocks\.0\.0\.atm\.atm_w|stages\.0\.blocks\.0\.mixer\.width)\.weight'
 )
@@ -44,34 +43,34 @@ def _compile(source: str, target: str) -> tuple[re.Pattern, str]:
 _TO_MM = [_compile(theirs, mms) for theirs, mms in _TRUNK_NAMES + _CLASSIFIER_NAMES]
 _TRUNK_TO_PUBLISHED = [_compile(mms, theirs) for theirs, mms in _TRUNK_NAMES]
 _CLASSIFIER_FROM_MM = [_compile(mms, theirs) for theirs, mms in _CLASSIFIER_NAMES]
-# Published with the last block of the previous stage; in mm it belongs to the stage it leads to.
+# Published as part of the previous stage's last block; in mm, part of the stage that it leads to.
 _PUBLISHED_DOWNSAMPLE = re.compile(r'blocks\.(\d+)\.\d+\.downsample\.proj\.')
 _DOWNSAMPLE = re.compile(r'stages\.(\d+)\.downsample\.')
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read safely, or does not hold the tensors of the model."""
+    """The checkpoint cannot be read safely or does not fit the model."""
 
 
 def is_atmnet(names: Iterable[str]) -> bool:
-    """Whether these are names of an ATMNet's tensors, in any layout."""
+    """Whether these are the tensor names of an ATMNet, in any layout."""
     return any(_MIXER.fullmatch(name) for name in names)
 
 
 def is_whole_mm_model(names: Iterable[str]) -> bool:
-    """Whether these are names of a detector, a segmentor or an mm classifier with a backbone."""
+    """Whether these are the tensor names of a detector, segmentor or mm classifier."""
     return any(name.startswith(BACKBONE) for name in names)
 
 
 def is_output_norm(name: str) -> bool:
-    """Whether mm's name belongs to one of the four output norms."""
+    """Whether ``name``, in mm's layout, belongs to one of the four output norms."""
     return bool(_OUTPUT_NORM.match(name))
 
 
 def translate_name(name: str) -> str:
-    """Mm's name of a parameter that has a published or timm name; other names are unchanged.
+    """Translate a published or timm name to mm's; return other names unchanged.
 
-    mm's name comes without ``backbone.``; the head's are mmpretrain's, e.g. ``head.fc.weight``.
+    The result has no prefix ``backbone.``. The head is named as in mmpretrain: ``head.fc.weight``.
     """
     if name.startswith(HEAD):
         return name
@@ -86,17 +85,17 @@ def common_name(name: str) -> str:
 
 
 def timm_name(name: str) -> str:
-    """Timm's name of a parameter, given mm's; the inverse of :func:`translate_name`."""
+    """Translate mm's name to timm's; the inverse of :func:`translate_name`."""
     return _rename(name, _CLASSIFIER_FROM_MM)
 
 
 def published_name(name: str, depths: Sequence[int], classifier: bool) -> str:
-    """The published name of a parameter, given mm's; the inverse of :func:`translate_name`.
+    """Translate mm's name to the published one; the inverse of :func:`translate_name`.
 
     Args:
         name: mm's name, without ``backbone.``.
         depths: blocks per stage.
-        classifier: whether the model is a classifier, or a backbone for dense prediction.
+        classifier: whether the model is a classifier rather than a backbone.
     """
     if match := _DOWNSAMPLE.match(name):
         stage = int(match[1]) - 1
@@ -112,13 +111,13 @@ def _rename(name: str, table: Iterable[tuple[re.Pattern, str]]) -> str:
 
 
 def select_names(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
-    """For each of ``names`` that is one of ``wanted`` in another layout, the wanted name.
+    """Map each of ``names`` to the name in ``wanted`` that denotes the same tensor.
 
-    Both may be in any layout. The neck and the heads of a whole mm model are never selected,
-    except for a classifier's head.
+    Both may be in any layout. Names without a counterpart are left out. The neck and heads of a
+    whole mm model are never selected, except for the head of a classifier.
 
     Raises:
-        CheckpointError: two of ``names`` stand for one tensor in different layouts.
+        CheckpointError: two of ``names`` denote the same tensor in different layouts.
     """
     own = {translate_name(name): name for name in wanted}
     names = list(names)
@@ -128,10 +127,10 @@ def select_names(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
 
 
 def translate(names: Iterable[str]) -> dict[str, str]:
-    """Each of ``names`` with its common name.
+    """Map each of ``names`` to mm's name.
 
     Raises:
-        CheckpointError: two of ``names`` stand for one tensor in different layouts.
+        CheckpointError: two of ``names`` denote the same tensor in different layouts.
     """
     translated: dict[str, str] = {}
     owners: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Reading checkpoint files without executing what they hold."""
+"""Read checkpoint files without executing code in them."""
 
 import argparse
 import os
@@ -20,17 +20,17 @@ from ..utils.files import damage
 from ..utils.messages import shorten
 from .names import BACKBONE, HEAD, CheckpointError, is_atmnet, is_whole_mm_model, translate
 
-TRUST_FLAG = '--trust-checkpoint'  # of the tools
-_EMA_KEYS = ('model_ema', 'state_dict_ema')  # published, timm's
+TRUST_FLAG = '--trust-checkpoint'  # flag of the tools
+_EMA_KEYS = ('model_ema', 'state_dict_ema')  # published, timm
 _HISTORY_BUFFER = 'mmengine.logging.history_buffer.HistoryBuffer'
 
 _trusted = False
 
 
 def trust_checkpoints(trusted: bool = True) -> None:
-    """Let :func:`read_checkpoint` unpickle any object: a checkpoint can then execute code.
+    """Let :func:`read_checkpoint` unpickle any object, so that checkpoints can execute code.
 
-    Use it only for files whose source you trust. It holds for all files that this process reads.
+    Use it only for files from sources you trust. It applies to all files that this process reads.
     """
     global _trusted
     _trusted = trusted
@@ -41,22 +41,21 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """Read a checkpoint, ``.safetensors`` or written by torch, with ``weights_only=True``.
 
-    :func:`trust_checkpoints` allows more. The weights of an ATMNet are returned in the mm layout,
-    ``{'state_dict': {'backbone.NAME': tensor, 'head.fc.weight': tensor, ...}}``, whether the file
-    is a published one (``model``), timm's (``state_dict``, or tensors alone) or mm's. Files of
-    other models are returned as they are.
+    :func:`trust_checkpoints` lifts that restriction. The weights of an ATMNet are returned in mm's
+    layout, ``{'state_dict': {'backbone.NAME': tensor, 'head.fc.weight': tensor, ...}}``, whether
+    the file is published (``model``), timm's (``state_dict``, or only tensors) or mm's. Files of
+    other models are returned unchanged.
 
     Args:
-        filename: local path or ``http(s)://`` address, which is downloaded once into torch's hub
-            folder.
+        filename: path or ``http(s)://`` URL. Files are downloaded once, to torch's hub folder.
         map_location: see :func:`torch.load`.
-        ema: take the EMA weights: ``model_ema`` of a published file, ``state_dict_ema`` of timm's.
-            A run with mmengine's ``EMAHook`` has them in ``state_dict``, with or without ``ema``.
+        ema: return the EMA weights: ``model_ema`` in published files, ``state_dict_ema`` in timm's.
+            mmengine's ``EMAHook`` stores them in ``state_dict``, so there ``ema`` changes nothing.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: the file cannot be downloaded, is damaged, holds objects other than tensors
-            and plain data, or has no EMA weights although ``ema`` asks for them.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file cannot be downloaded, is damaged, holds anything but tensors and
+            plain data, or has no EMA weights and ``ema`` is True.
     """
     filename = os.fspath(filename)
     path = download(filename) if is_remote(filename) else os.path.expanduser(filename)
@@ -79,7 +78,7 @@ def read_checkpoint(
             f'tensors and plain data, which could execute code ({what}). If you trust its source, '
             f'pass {TRUST_FLAG} to the tool, or call mmatm.checkpoints.trust_checkpoints()'
         ) from None
-    except Exception as error:  # torch raises nearly all there are for bytes that do not fit
+    except Exception as error:  # torch raises many types for invalid bytes
         reason = str(error).split('\n')[0] or type(error).__name__
         raise CheckpointError(f'checkpoint {filename} is damaged or incomplete: {reason}') from None
     if not isinstance(checkpoint, Mapping):
@@ -94,12 +93,12 @@ def read_checkpoint(
 
 
 def is_remote(filename: str) -> bool:
-    """Whether this is the address of a file on the web."""
+    """Whether ``filename`` is a URL."""
     return filename.startswith(('http://', 'https://'))
 
 
 def download(address: str) -> str:
-    """The local copy of a file on the web, in the folder where ``torch.hub`` keeps checkpoints.
+    """Download a file to the checkpoint folder of ``torch.hub`` and return the path of the copy.
 
     Raises:
         CheckpointError: the file cannot be downloaded.
@@ -109,24 +108,24 @@ def download(address: str) -> str:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(file), progress=False)
-        except Exception as error:  # of the network, of HTTP, of the disk
+        except Exception as error:  # network, HTTP or disk
             raise CheckpointError(f'checkpoint {address} cannot be downloaded: {error}') from None
     return str(file)
 
 
 class _HistoryBuffer:
-    """Stands for mmengine's class of that name where mmengine is not imported."""
+    """Placeholder for mmengine's ``HistoryBuffer`` if mmengine is not imported."""
 
     min = max = current = mean = None
 
 
 def _safe_globals() -> list:
-    """What mm and ImageNet training scripts store beside tensors; none of it executes anything."""
+    """What mm and ImageNet training scripts store with the tensors; none of it executes code."""
     mm = sys.modules.get('mmengine.logging')
     history = _HistoryBuffer if mm is None else mm.HistoryBuffer
 
     def statistic(owner: Any, name: str) -> Any:
-        """In place of getattr, by which a pickled HistoryBuffer refers to its own four methods."""
+        """Replace getattr, with which a pickled HistoryBuffer refers to its own four methods."""
         if owner is not history or name not in ('min', 'max', 'current', 'mean'):
             raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {owner}.{name}')
         return getattr(history, name)
@@ -142,7 +141,7 @@ def _safe_globals() -> list:
 
 
 def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[str, Any]:
-    # EMAHook swaps: what mmengine calls ema_state_dict are then the weights before averaging.
+    # EMAHook swaps the two: mmengine's ema_state_dict holds the weights that are not averaged.
     averaged = [key for key in ('ema_state_dict', *_EMA_KEYS) if _is_mapping(checkpoint.get(key))]
     if ema and not averaged:
         raise CheckpointError(
@@ -153,7 +152,7 @@ def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[
         checkpoint = {'state_dict': checkpoint[averaged[0]]}
     key = next((k for k in ('state_dict', 'model') if _is_mapping(checkpoint.get(k))), None)
     weights = {str(name): value for name, value in (checkpoint[key] if key else checkpoint).items()}
-    weights = clean_state_dict(weights)  # of the prefixes of torch's wrappers
+    weights = clean_state_dict(weights)  # removes the prefixes of torch's wrappers
     if not is_atmnet(weights):
         return checkpoint
     if not is_whole_mm_model(weights):

@@ -1,4 +1,4 @@
-"""The command ``mmatm``, which runs every tool."""
+"""The command ``mmatm``, which runs all tools."""
 
 import ast
 import os
@@ -20,7 +20,7 @@ _MODULES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``mmatm COMMAND ARGUMENTS``; without a command, list them."""
+    """Run ``mmatm COMMAND ARGUMENTS``; without a command, list the commands."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = arguments[0].replace('_', '-') if arguments else '--help'
     if command in ('-h', '--help', 'help'):
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _scripts() -> dict[str, Path]:
-    """The command that runs each of the scripts in ``tools/``."""
+    """Map command names to the scripts in ``tools/``."""
     tools = folder() / 'tools'
     files = sorted([*tools.glob('*.py'), *tools.glob('analysis/*.py'), *tools.glob('*.sh')])
     return {file.stem.replace('_', '-'): file.resolve() for file in files}
@@ -58,7 +58,7 @@ def _usage() -> str:
     purposes |= {name: _purpose(_source(module)) for name, module in _MODULES.items()}
     width = max(map(len, purposes)) + 2
     lines += [f'  {name:{width}}{purposes[name]}' for name in sorted(purposes)]
-    lines += ['', '"mmatm COMMAND --help" tells more. CONFIG is a file or the name of a packaged']
+    lines += ['', '"mmatm COMMAND --help" explains one. CONFIG is a file or the name of a packaged']
     lines += ['config, e.g. mask_rcnn_atmnet_t.']
     return '\n'.join(lines)
 
@@ -68,7 +68,7 @@ def _source(module: str) -> Path:
 
 
 def _purpose(file: Path) -> str:
-    """The first line of a script's docstring, or of its comment, without the example call."""
+    """The first line of a script's docstring or comment, without the example."""
     text = file.read_text()
     if file.suffix == '.sh':
         line = text.splitlines()[1].removeprefix('# ')

@@ -1,4 +1,4 @@
-"""What the tools share: arguments, configs, and checks before anything is built."""
+"""Code that the tools share: arguments, configs, and checks before anything is built."""
 
 import argparse
 import gc
@@ -21,11 +21,11 @@ from ..data import DataError, check_classes, check_paths
 from ..packaged import find_config
 from ..utils.environment import find_problems
 
-_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # where OneDL's differ
+_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # names that OneDL changed
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that the tools of mmdet, mmseg and mmpretrain have in common."""
+    """Create a parser with the arguments that the tools of mmdet, mmseg and mmpretrain share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file, or the name of a packaged config')
     parser.add_argument(
@@ -39,17 +39,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """``--cfg-options``, as mm's tools have it."""
+    """Add ``--cfg-options``, as in mm's tools."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
-        help='override settings of the config, as key=value; a list as key="[a,b]" or key=a,b',
+        help='override config settings as key=value; lists as key="[a,b]" or key=a,b',
     )
 
 
 def add_trust_flag(parser: argparse.ArgumentParser) -> None:
-    """``--trust-checkpoint``, which works by being given."""
+    """Add ``--trust-checkpoint``, which takes effect when it is parsed."""
 
     class Trust(argparse.Action):
         def __call__(self, *_: Any) -> None:
@@ -59,16 +59,16 @@ def add_trust_flag(parser: argparse.ArgumentParser) -> None:
         TRUST_FLAG,
         action=Trust,
         nargs=0,
-        help='unpickle any object in the checkpoints that are read, which can execute code: only '
-        'for files whose source you trust',
+        help='unpickle any object in checkpoints, which can execute code: only for files from '
+        'sources you trust',
     )
 
 
 def read_config(name: str, options: dict | None = None) -> Config:
-    """The config that a file or a packaged name stands for, with ``options`` merged in.
+    """Read a config, given as a file or a packaged name, and merge ``options`` into it.
 
-    From here on, this process reads checkpoints by :func:`mmatm.checkpoints.read_checkpoint` alone.
-    Exits with one sentence if the file or the packages that it needs are missing.
+    Afterwards this process reads all checkpoints with :func:`mmatm.checkpoints.read_checkpoint`.
+    Exits with one sentence if the file or a package that it needs is missing.
     """
     for problem in find_problems():
         sys.exit(f'{problem}; "mmatm env" prints the environment')
@@ -78,7 +78,7 @@ def read_config(name: str, options: dict | None = None) -> Config:
     except FileNotFoundError as error:
         sys.exit(str(error))
     except ModuleNotFoundError as error:
-        # mmengine gives no name, but a sentence that begins with it.
+        # mmengine sets no name; its message begins with the package.
         _exit_without(error.name or str(error).split()[0], name)
     for package in ('mmcv', cfg.get('default_scope')):
         if package and find_spec(package) is None:
@@ -89,7 +89,7 @@ def read_config(name: str, options: dict | None = None) -> Config:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """:func:`read_config` of the arguments of :func:`make_parser`, with all that they set."""
+    """Read the config that the arguments of :func:`make_parser` name, and apply their settings."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
@@ -103,7 +103,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def check_data(cfg: Config, *loaders: str, classes: bool = True) -> None:
-    """Exit with one sentence if what these data loaders read is missing or cannot be used."""
+    """Exit with one sentence if the data of these loaders is missing or unusable."""
     try:
         check_paths(cfg, *loaders)
         if classes:
@@ -113,12 +113,12 @@ def check_data(cfg: Config, *loaders: str, classes: bool = True) -> None:
 
 
 def make_runner(cfg: Config) -> Runner:
-    """The runner that a config asks for by ``runner_type``, as mm's own tools make it."""
+    """Build the runner of a config, as mm's own tools do."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    """Data-parallel training without a GPU, for which mmengine has no setting of its own."""
+    """Set up data-parallel training without a GPU, for which mmengine has no setting."""
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(
@@ -130,11 +130,11 @@ def _distribute_on_cpu(cfg: Config) -> None:
 
 
 def leave_process_group() -> None:
-    """End the connections between the processes of a job, and their threads, before they exit.
+    """Destroy the process group and its threads before the process exits.
 
-    A thread of gloo that still holds a tensor when Python has shut down aborts the process. The
-    threads end with the last object that uses the group, among them the model of a runner that is
-    no longer referred to.
+    If a gloo thread still holds a tensor after Python has shut down, the process aborts. The
+    threads end with the last object that uses the group. One of them is the model of the runner,
+    so delete all references to the runner first.
     """
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

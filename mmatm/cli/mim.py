@@ -1,7 +1,7 @@
-"""Run mim, which does not find mmatm by itself: mmatm mim train mmatm CONFIG ...
+"""Run mim, which does not find mmatm on its own: mmatm mim train mmatm CONFIG ...
 
-mim takes the first file that a wheel has installed for one of the package's folder. For mmatm that
-is this command.
+mim assumes that the first file installed by a wheel is in the package's folder. In mmatm's wheel
+that file is the command mmatm.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main() -> None:
     def get_installed_path(package: str) -> str:
         return str(Path(__file__).parents[1]) if package == 'mmatm' else original(package)
 
-    # Those that are imported already, and the one that later ones import from.
+    # Patch modules that have imported it already, and the one that others import it from.
     for name, module in list(sys.modules.items()):
         if name.startswith('mim.') and hasattr(module, original.__name__):
             setattr(module, original.__name__, get_installed_path)

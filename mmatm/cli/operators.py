@@ -1,7 +1,7 @@
 """Supply the operators of an mmcv without compiled ones: mmatm operators {status,install,remove}
 
-"import mmatm" does it for its own program. Programs that import mmcv's operators before mmatm, such
-as mmdet's own tools, need a file in mmcv's folder, which "install" writes and "remove" deletes.
+"import mmatm" does this for its own process. Programs that import mmcv's operators before mmatm,
+such as mmdet's own tools, need a file in mmcv's folder: "install" writes it, "remove" deletes it.
 """
 
 import argparse

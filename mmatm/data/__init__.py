@@ -1,4 +1,4 @@
-"""Checks of data, before and while it is used."""
+"""Checks of datasets, before and during training."""
 
 from .coco import check_coco_annotations, read_coco
 from .configs import check_classes, check_paths, metrics

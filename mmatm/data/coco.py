@@ -1,4 +1,4 @@
-"""What is wrong with a COCO annotation file, said before mmdet or pycocotools stumbles over it."""
+"""Checks of COCO annotation files, with clearer messages than those of mmdet or pycocotools."""
 
 import json
 import math
@@ -17,7 +17,7 @@ def read_coco(file: Path) -> dict:
     """Read an annotation file.
 
     Raises:
-        DataError: it is no JSON, or not in COCO's format; the message names the file.
+        DataError: the file is not JSON, or not in COCO's format. The message names it.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -43,14 +43,14 @@ def _check_text(name: Any) -> None:
 def check_coco_annotations(
     content: dict, file: Path, masks: bool, evaluated: bool, classes: Collection[str] | None = None
 ) -> Iterator[Problem]:
-    """Problems of a COCO annotation file; notes are about what mmdet documents and handles.
+    """Find the problems of a COCO annotation file; notes are about what mmdet handles itself.
 
     Args:
         content: what :func:`read_coco` returned.
-        file: where it was read, to be named.
+        file: its path, for the messages.
         masks: whether segmentations are used.
-        evaluated: whether the file is evaluated on by pycocotools, rather than trained on.
-        classes: names of the categories that are used; all of them by default.
+        evaluated: whether pycocotools evaluates on the file; otherwise it is trained on.
+        classes: names of the categories that are used; all by default.
     """
     for name in ('images', 'categories', 'annotations'):
         count = Counter(entry['id'] for entry in content[name] if 'id' in entry)
@@ -108,7 +108,7 @@ def check_coco_annotations(
 
 
 def _mask_problem(annotation: dict, size: tuple[int, int], evaluated: bool) -> str:
-    """What is wrong with a segmentation of a image of that height and width, or nothing."""
+    """Return what is wrong with a segmentation, given the image size; empty if nothing is."""
     mask = annotation.get('segmentation')
     if not mask:
         return 'has no segmentation'
@@ -117,7 +117,7 @@ def _mask_problem(annotation: dict, size: tuple[int, int], evaluated: bool) -> s
             return 'has polygons that are not lists of finite numbers'
         if any(_is_far(polygon, size) for polygon in mask):
             return 'has a polygon that reaches far outside the image'
-        # pycocotools chooses by the first how it reads all polygons.
+        # pycocotools decides by the first polygon how to read all of them.
         if evaluated and len(mask[0]) < 6:
             return f'has a polygon of {len(mask[0])} coordinates, but at least 6 are needed'
         return ''
@@ -135,12 +135,14 @@ def _mask_problem(annotation: dict, size: tuple[int, int], evaluated: bool) -> s
 
 
 def _runs(counts: str) -> list[int]:
-    """The run lengths in a compressed mask.
+    """Decode the run lengths of a compressed mask.
 
-    pycocotools would do, but takes too few of them for a mask of uninitialised memory.
+    pycocotools is not used, because it fills the rest of a mask with uninitialized memory if there
+    are too few runs.
 
-    A number is written in digits of 5 bits, least first, whose sixth bit says that more follow;
-    from the fourth number on it is the difference from the one two places before.
+    A number consists of digits of 5 bits, least significant first. The sixth bit says whether
+    another digit follows. From the fourth number on, each is stored as the difference from the
+    number two places earlier.
     """
     runs: list[int] = []
     value, shift = 0, 0
@@ -160,7 +162,7 @@ def _runs(counts: str) -> list[int]:
 
 
 def _why_unused(annotation: dict, size: tuple[int, int], masks: bool) -> str:
-    """Why mmdet does not train on this annotation, or nothing if it does."""
+    """Return why mmdet does not train on this annotation; empty if it does."""
     (height, width), (x, y, w, h) = size, annotation['bbox']
     if annotation.get('ignore'):
         return 'marked to be ignored'
@@ -175,12 +177,12 @@ def _why_unused(annotation: dict, size: tuple[int, int], masks: bool) -> str:
 
 
 def _is_far(values: list[float], size: tuple[int, int]) -> bool:
-    """Whether a coordinate is so far away that pycocotools would run out of memory on its way."""
+    """Whether a coordinate is so far outside that pycocotools would run out of memory."""
     return max(map(abs, values), default=0) > 10 * max(size)
 
 
 def _are_numbers(values: Any, count: int | None = None) -> bool:
-    """Whether ``values`` is a list of finite numbers, of that many if ``count`` is given."""
+    """Whether ``values`` is a list of (``count``) finite numbers."""
     try:
         return (
             isinstance(values, list)

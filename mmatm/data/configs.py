@@ -1,4 +1,4 @@
-"""The data that a config names: whether its files are there, and its annotations can be used."""
+"""Checks of the data that a config names: missing files and unusable annotations."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ from .problems import DataError
 
 
 def check_paths(cfg: Config, *loaders: str) -> None:
-    """Check that every file and folder that a data loader reads exists.
+    """Check that all files and folders of the data loaders exist.
 
     Args:
         cfg: the config.
         loaders: keys of the data loaders to check, e.g. ``train_dataloader``.
 
     Raises:
-        DataError: names the first that is missing.
+        DataError: a file or folder is missing. The message names the first one.
     """
     for loader in loaders:
         settings = cfg.get(loader) or {}
@@ -42,12 +42,11 @@ def check_paths(cfg: Config, *loaders: str) -> None:
 
 
 def check_classes(cfg: Config, *loaders: str) -> None:
-    """Check the annotations of COCO-format data sets, and their classes against the config's.
+    """Check the annotations of COCO datasets, and their categories against the config's classes.
 
-    mmdet drops a class that the annotations lack in silence, and with it every image that shows
-    nothing else. Categories that only the annotations have are left out of training, which is
-    allowed but printed, and so are annotations that mmdet does not use. In a job of several
-    processes rank 0 checks for all.
+    If the annotations lack a class, mmdet silently drops it, and every image that shows nothing
+    else. That is an error here. Categories that are not classes of the config, and annotations that
+    mmdet does not use, are allowed but printed. In distributed training only rank 0 checks.
 
     Raises:
         DataError: a class has no category, or annotations cannot be used.
@@ -78,22 +77,22 @@ def _check_file(loader: str, dataset: dict, path: Path) -> None:
     if missing:
         raise DataError(
             f'{loader}: {path} has no category {", ".join(map(repr, missing))}; it has '
-            f'{", ".join(map(repr, categories))}. Set metainfo=dict(classes=(...)) of the data set '
-            'to names out of these, and num_classes of the heads to their number'
+            f'{", ".join(map(repr, categories))}. Set metainfo=dict(classes=(...)) of the dataset '
+            'to some of these names, and num_classes of the heads to their number'
         )
     if fatal:
         raise DataError(f'{loader}: {path} has annotations that cannot be used, see above')
 
 
-# The tools check before anything is built, CheckDataHook for programs that do not: once is enough.
+# Cached: the tools check before they build anything, and CheckDataHook for other programs.
 @lru_cache
 def _read(
     path: Path, modified: int, masks: bool, evaluated: bool, classes: tuple[str, ...]
 ) -> tuple[list[str], bool]:
-    """The categories of a file, and whether it cannot be used; prints its problems."""
+    """Return the categories of a file and whether it is unusable; print its problems."""
     content = read_coco(path)
     categories = [category['name'] for category in content['categories']]
-    if not set(classes) <= set(categories):  # an error of its own; the rest would follow from it
+    if not set(classes) <= set(categories):  # reported by the caller, with all that follows
         return categories, False
     problems = list(check_coco_annotations(content, path, masks, evaluated, classes))
     if problems:
@@ -105,13 +104,13 @@ def _read(
 
 
 def metrics(cfg: Config, evaluator: str) -> list[Any]:
-    """The metrics of ``val_evaluator`` or ``test_evaluator``, which may be one or a list."""
+    """The metrics of ``val_evaluator`` or ``test_evaluator``, as a list."""
     settings = cfg.get(evaluator) or []
     return settings if isinstance(settings, list) else [settings]
 
 
 def _datasets(settings: Any) -> Iterator[Any]:
-    """The innermost data sets inside wrappers such as ConcatDataset or RepeatDataset."""
+    """The datasets inside wrappers such as ConcatDataset or RepeatDataset."""
     for item in settings if isinstance(settings, (list, tuple)) else [settings]:
         if not isinstance(item, dict):
             continue
@@ -123,7 +122,7 @@ def _datasets(settings: Any) -> Iterator[Any]:
 
 
 def _paths(dataset: dict) -> Iterator[Path]:
-    """Annotation file and image folders of a data set, where they are local."""
+    """The annotation file and image folders of a dataset that are local."""
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or dataset.get('split') or {}
     names = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]

@@ -10,7 +10,7 @@ from .problems import DataError
 
 
 def check_label_map_file(path: str | Path) -> None:
-    """Find labels that mmseg would change by reading them as 8 bits, or that are colors.
+    """Check that a file holds labels which mmseg can read as 8 bits, rather than colors.
 
     Raises:
         DataError: the image is not grayscale or holds values above 255.
@@ -22,7 +22,7 @@ def check_label_map_file(path: str | Path) -> None:
             values = np.asarray(image)
             if values.ndim == 2 and values.min() >= 0 and values.max() <= 255:
                 return
-    except UnidentifiedImageError:  # no image: the loader says so, or knows its format
+    except UnidentifiedImageError:  # the loader either knows the format or reports it
         return
     raise DataError(
         f'{path} must be a grayscale or palette image with labels up to 255, but has the mode '
@@ -37,17 +37,17 @@ def check_labels(
     first: int = 0,
     who: str = 'the model',
 ) -> None:
-    """Check that a label map holds classes and ignored labels alone.
+    """Check that a label map holds only classes and ignored labels.
 
     Args:
-        labels: ``[H, W]`` as the data set delivers it, so that class 0 is 0.
-        num_classes: classes of the data set.
+        labels: ``[H, W]`` as the dataset returns it, where the first class is 0.
+        num_classes: number of classes of the dataset.
         ignored: labels that are not trained or evaluated on.
         first: label of the first class in the file, 1 with ``reduce_zero_label``.
         who: what ignores them, for the message.
 
     Raises:
-        DataError: names the label, and which are allowed.
+        DataError: another label was found. The message names it and those that are allowed.
     """
     beyond = labels[(labels >= num_classes) & ~np.isin(labels, list(ignored))]
     if beyond.size:

@@ -1,4 +1,4 @@
-"""What is wrong with data."""
+"""How problems with data are described."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ _MOST = 20  # problems of one kind that are listed
 
 
 class DataError(ValueError):
-    """Data cannot or should not be used; the message names its files and what is wrong."""
+    """Data cannot be used. The message names its files and the reason."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """A problem with data.
 
     Attributes:
-        severity: ``missing``, ``incomplete`` or ``broken`` data cannot be used; a ``note`` is about
-            what mmdet handles by itself.
-        message: one sentence that names the file and the value.
+        severity: ``missing``, ``incomplete`` and ``broken`` data cannot be used; a ``note``
+            describes something that mmdet handles itself.
+        message: a sentence that names the file and the value.
     """
 
     severity: str
@@ -33,7 +33,7 @@ class Problem:
 
 
 def limited(problems: Iterable[Problem]) -> list[Problem]:
-    """The first problems of a kind, and how many more there are."""
+    """The first problems of a kind, and the number of the others."""
     problems = list(problems)
     rest = problems[_MOST:]
     if rest:

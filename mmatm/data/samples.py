@@ -1,4 +1,4 @@
-"""Broken samples are named and rejected where a data set delivers them."""
+"""Checks of every sample that a dataset loads."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from .problems import DataError
 
 
 def check_samples(dataset: Any, ignored: Collection[int] = (255,), who: str = 'the model') -> None:
-    """Give a data set, or those inside a wrapper such as ``RepeatDataset``, checked pipelines.
+    """Make a dataset, or those inside a wrapper such as ``RepeatDataset``, check their samples.
 
     Args:
-        dataset: of mmdet, mmseg or mmpretrain.
+        dataset: a dataset of mmdet, mmseg or mmpretrain.
         ignored: labels that are not trained or evaluated on.
         who: what ignores them, for the message.
     """
@@ -24,7 +24,7 @@ def check_samples(dataset: Any, ignored: Collection[int] = (255,), who: str = 't
             check_samples(wrapped, ignored, who)
     pipeline = getattr(dataset, 'pipeline', None)
     if type(pipeline) is Compose:
-        # Only mmseg's data sets number the classes in the label maps as their metainfo does.
+        # Only the datasets of mmseg number the classes in label maps as in their metainfo.
         is_segmentation = hasattr(dataset, 'reduce_zero_label')
         classes = dataset.metainfo.get('classes') if is_segmentation else None
         num_classes = len(classes) if classes else None
@@ -32,17 +32,17 @@ def check_samples(dataset: Any, ignored: Collection[int] = (255,), who: str = 't
 
 
 class CheckedPipeline(Compose):
-    """A pipeline that looks at what each of its transforms has loaded.
+    """A pipeline that checks what its transforms load.
 
     Args:
         pipeline: the transforms.
-        num_classes: classes that a label map may hold, counted from 0; None does not check it.
+        num_classes: number of classes in a label map; None for no check.
         ignored, who: see :func:`.check_labels`.
 
     Raises:
-        DataError: (when called) a transform failed; a JPEG file has no end; an image has another
-            size than its annotations or its label map; a label map is no grayscale image of 8 bits,
-            or holds a label that is neither a class nor ignored.
+        DataError: (when called) a transform failed; a JPEG file is truncated; the size of an image
+            differs from that of its annotations or label map; a label map is not an 8-bit grayscale
+            image, or holds a label that is neither a class nor ignored.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CheckedPipeline(Compose):
         self.who = who
 
     def __call__(self, data: dict) -> Any:
-        """Run the transforms on the description of a sample."""
+        """Run the transforms on a sample."""
         sample: dict[str, Any] = {
             key: data.get(key) for key in ('img_id', 'img_path', 'seg_map_path')
         }
@@ -71,7 +71,7 @@ class CheckedPipeline(Compose):
                 check_label_map_file(sample['seg_map_path'])
             for transform in self.transforms:
                 data = transform(data)
-                if not isinstance(data, Mapping):  # None: the data set draws another sample
+                if not isinstance(data, Mapping):  # None: the dataset draws another sample
                     return data
                 if 'img' in data and 'img' not in seen:
                     check_size(data['img'].shape[:2], size)

@@ -1,4 +1,4 @@
-"""What mmengine lacks: durable checkpoints, exact resuming, checks, and training on a CPU."""
+"""Additions to mmengine: durable checkpoints, exact resuming, checks, and training on CPUs."""
 
 from .amp import CpuAmpOptimWrapper
 from .check_data import CheckDataHook

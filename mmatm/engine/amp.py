@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU."""
+"""Mixed precision on CPUs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,15 +14,15 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(OptimWrapper):
-    """Training under bfloat16 autocast on a CPU, which mmengine's ``AmpOptimWrapper`` rejects.
+    """Train with bfloat16 autocast on a CPU, which mmengine's ``AmpOptimWrapper`` rejects.
 
-    Parameters, gradients and optimizer stay float32; bfloat16 has the range of float32, so no loss
-    is scaled. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
+    Parameters, gradients and optimizer states stay float32. bfloat16 has the range of float32, so
+    the loss is not scaled. Takes the arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, and what the base class does to accumulate gradients."""
+        """Enable autocast, and accumulate gradients as the base class does."""
         with (
             super().optim_context(model),
             boxes_in_float32(),
@@ -33,10 +33,11 @@ class CpuAmpOptimWrapper(OptimWrapper):
 
 @contextmanager
 def boxes_in_float32() -> Iterator[None]:
-    """Within it, NMS and the RoI extractors compute in float32 what comes as bfloat16.
+    """Make NMS and the RoI extractors compute bfloat16 inputs in float32.
 
-    mmcv has no bfloat16 code for a CPU, and autocast does not cast for it, because mmcv is outside
-    torch's dispatcher. The extractors would also round boxes to bfloat16, by up to 4 pixels.
+    mmcv has no bfloat16 code for CPUs, and autocast does not cast the inputs of its operators,
+    because they bypass torch's dispatcher. The extractors would also round boxes to bfloat16, by up
+    to 4 pixels.
     """
     with ExitStack() as stack:
         for owner, make in _box_functions():

@@ -1,4 +1,4 @@
-"""Broken data is named before and while it is used."""
+"""Checks of the data during training."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,35 +13,35 @@ from ..data import check_classes, check_samples
 
 @HOOKS.register_module()
 class CheckDataHook(Hook):
-    """Check COCO annotations before training, and every sample that is loaded.
+    """Check COCO annotations before training, and every sample when it is loaded.
 
-    The pipelines of the data sets are replaced by :class:`.CheckedPipeline` before their first
-    sample is loaded. OpenMMLab's mmengine (0.10.7) starts the worker processes of an iteration
-    based training earlier than any hook; there they load without these checks.
+    The pipelines of the datasets are replaced by :class:`.CheckedPipeline` before they load the
+    first sample. In iteration-based training, OpenMMLab's mmengine (0.10.7) starts the worker
+    processes before any hook runs, so those workers load without these checks.
 
     Raises:
-        DataError: names the file and what is wrong.
+        DataError: data is broken. The message names the file and the reason.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Check what is trained on."""
+        """Check the training data."""
         check_classes(runner.cfg, 'train_dataloader', 'val_dataloader')
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
         heads = [module for module in model.modules() if hasattr(module, 'loss_decode')]
         check_samples(runner.train_dataloader.dataset, _ignored_by(heads), 'every head')
 
     def before_val(self, runner: Runner) -> None:
-        """Check what is validated on."""
+        """Check the validation data."""
         ignored = _ignored_by(runner.val_evaluator.metrics)
         check_samples(runner.val_dataloader.dataset, ignored, 'the metric')
 
     def before_test(self, runner: Runner) -> None:
-        """Check what is tested on."""
+        """Check the test data."""
         ignored = _ignored_by(runner.test_evaluator.metrics)
         check_samples(runner.test_dataloader.dataset, ignored, 'the metric')
 
 
 def _ignored_by(parts: Iterable[Any]) -> set[int]:
-    """Labels that all of the heads or metrics ignore; 255 where none of them says."""
+    """Labels that all heads or metrics ignore; 255 if none of them sets ``ignore_index``."""
     ignored = [{part.ignore_index} for part in parts if hasattr(part, 'ignore_index')]
     return set.intersection(*ignored) if ignored else {255}

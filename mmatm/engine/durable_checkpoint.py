@@ -1,4 +1,4 @@
-"""Checkpoints of runs that may be killed at any moment."""
+"""Checkpoints for runs that may be killed at any moment."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,14 @@ from ..checkpoints import CheckpointError, read_checkpoint
 from ..utils.files import PART, checksum_path, write_atomically, write_with_checksum
 
 BACKEND = 'mmatm_durable'
-LAST = 'last_checkpoint'  # the file in which mmengine keeps the path of the newest checkpoint
+LAST = 'last_checkpoint'  # the file in which mmengine stores the path of the newest checkpoint
 
 
 class DurableBackend(LocalBackend):
     """Local files that are written atomically and removed late.
 
-    ``remove`` only notes a file; :meth:`sweep` removes what was noted, when its successor is safe.
+    :meth:`remove` only marks a file. :meth:`sweep` removes the marked files once their successor is
+    safe.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class DurableBackend(LocalBackend):
         """Write a file and its checksum.
 
         Raises:
-            OSError: the file could not be written; nothing of it stays.
+            OSError: the file cannot be written. No part of it remains.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ class DurableBackend(LocalBackend):
         self._outdated.append(Path(filepath))
 
     def sweep(self, keep: set[Path]) -> None:
-        """Remove the noted files, save those in ``keep``."""
+        """Remove the marked files, except those in ``keep``."""
         for path in self._outdated:
             if path not in keep:
                 checksum_path(path).unlink(missing_ok=True)
@@ -63,18 +64,18 @@ register_backend(BACKEND, DurableBackend, force=True)
 class DurableCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` for runs that may be killed at any moment.
 
-    - A checkpoint is written atomically, with its checksum beside it; older ones are removed only
-      when it is safe. A full disk stops the run and leaves them as they are.
-    - ``resume`` without a file takes the newest checkpoint that is whole, with a warning if that
-      is not the last one.
+    - A checkpoint is written atomically, with its checksum next to it. Older ones are removed only
+      when it is safe. A full disk stops the run and leaves them intact.
+    - ``resume`` without a file takes the newest intact checkpoint. It warns if that is not the last
+      one.
 
-    With :class:`.ExactRunner` a resumed run also trains as if it had never been interrupted.
+    With :class:`.ExactRunner`, a resumed run also trains as if it had never been interrupted.
 
     Takes the arguments of :class:`mmengine.hooks.CheckpointHook`. With ``backend_args`` or
-    ``file_client_args`` the files are that backend's matter.
+    ``file_client_args``, that backend handles the files instead.
 
     Raises:
-        CheckpointError: training is to be resumed, and none of the checkpoints can be read.
+        CheckpointError: training is resumed, but no checkpoint can be read.
         OSError: a checkpoint cannot be written.
     """
 
@@ -88,12 +89,12 @@ class DurableCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend=BACKEND)
 
     def before_run(self, runner: Runner) -> None:
-        """Point ``last_checkpoint`` at a checkpoint that can be read, before mmengine looks."""
+        """Make ``last_checkpoint`` name a readable checkpoint before mmengine resumes from it."""
         if self._local and runner.cfg.get('resume') and not runner.cfg.get('load_from'):
             try:
                 if is_main_process():
                     self._repair(runner)
-            finally:  # where rank 0 fails, the others must not wait for it
+            finally:  # if rank 0 fails, the others must not wait for it
                 barrier()
 
     def _repair(self, runner: Runner) -> None:
@@ -105,7 +106,7 @@ class DurableCheckpointHook(CheckpointHook):
         steps = sorted(self._saved(folder), reverse=True)
         candidates = [self._path(folder, step) for step in steps]
         if newest.name:
-            if newest in candidates:  # a later one was never reported saved
+            if newest in candidates:  # later ones were never recorded as saved
                 candidates = candidates[candidates.index(newest) :]
             else:
                 candidates.insert(0, newest)
@@ -122,7 +123,7 @@ class DurableCheckpointHook(CheckpointHook):
                 write_atomically(last, str(path).encode())
             return
         if last.is_file() and not newest.name:
-            last.unlink()  # empty, and there is nothing that it could name
+            last.unlink()  # it is empty, and there is no checkpoint
         if reasons:
             raise CheckpointError(
                 f'nothing in {folder} can be resumed: {"; ".join(reasons)}. Give a checkpoint '
@@ -130,7 +131,7 @@ class DurableCheckpointHook(CheckpointHook):
             )
 
     def _saved(self, folder: Path) -> list[int]:
-        """Steps of all checkpoints in ``folder`` that are named by ``filename_tmpl``."""
+        """The steps of all checkpoints in ``folder``, according to ``filename_tmpl``."""
         before, after = self.filename_tmpl.split('{}')
         names = [path.name for path in folder.glob(f'{before}*{after}')]
         steps = [name[len(before) : len(name) - len(after)] for name in names]
@@ -140,7 +141,7 @@ class DurableCheckpointHook(CheckpointHook):
         return Path(folder, self.filename_tmpl.format(step))
 
     def before_train(self, runner: Runner) -> None:
-        """Tidy up after a kill."""
+        """Clean up after a kill."""
         super().before_train(runner)
         if self._local and is_main_process():
             name = self.filename_tmpl.format('*')
@@ -150,13 +151,13 @@ class DurableCheckpointHook(CheckpointHook):
             self._sweep()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save, then note the checkpoint as the last one, then remove what it replaces."""
+        """Save a checkpoint, then record it as the last one, then remove those it replaces."""
         if not self._local:
             super()._save_checkpoint_with_step(runner, step, meta)
             return
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             kept = [*self.keep_ckpt_ids, step]
-            # With those that go, which the next run removes if this one is killed before it does.
+            # Includes those to remove: the next run does so if this one is killed first.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
             for outdated in kept[: -self.max_keep_ckpts]:
                 self.file_backend.remove(self._path(self.out_dir, outdated))

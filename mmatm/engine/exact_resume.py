@@ -1,8 +1,8 @@
 """Randomness that depends on where training is, not on how it got there.
 
-mmengine seeds every generator once, when a process starts, so a resumed run draws other numbers
-than the one it continues. Here every image that is loaded, in whichever process, and every step is
-seeded from the run's seed and its own number.
+mmengine seeds all generators once, when a process starts. A resumed run therefore draws other
+numbers than the run it continues. Here every image, in whichever process it is loaded, and every
+step gets a seed computed from the run's seed and its own number.
 """
 
 import random
@@ -24,14 +24,14 @@ _STEP, _IMAGE = 0, 1  # what a seed is for
 class ExactRunner(Runner):
     """mmengine's ``Runner``, but a resumed run trains exactly as one that was never interrupted.
 
-    Set ``runner_type='ExactRunner'`` in a config. The sampler and the data set of the training data
-    are wrapped in :class:`ExactSampler` and :class:`ExactDataset`, :class:`ExactResumeHook` seeds
-    the steps, and images of earlier steps are skipped without loading them. A checkpoint stores one
-    number for it, ``data_seed``, among the runtime information of the message hub.
+    Set ``runner_type='ExactRunner'`` in a config. :class:`ExactSampler` and :class:`ExactDataset`
+    wrap the sampler and the dataset of the training data, and :class:`ExactResumeHook` seeds the
+    steps. Images of earlier steps are skipped without loading them. Checkpoints store one more
+    number, ``data_seed``, in the runtime information of the message hub.
     """
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop over wrapped data; see :class:`mmengine.runner.Runner`."""
+        """Build the training loop with wrapped data; see :class:`mmengine.runner.Runner`."""
         data: Any = self._train_dataloader
         if isinstance(data, dict) and data['dataset']['type'] != ExactDataset.__name__:
             data['dataset'] = dict(type=ExactDataset.__name__, dataset=data['dataset'])
@@ -41,11 +41,11 @@ class ExactRunner(Runner):
 
 
 class Draw(int):
-    """The index of an image, and how its augmentation is to be seeded.
+    """The index of an image, with the seed of its augmentation.
 
     Attributes:
-        numbers: what the seed is made from; None if the image belongs to a step that was trained on
-            before, so that it need not be loaded.
+        numbers: numbers that the seed is computed from; None if the image belongs to a step before
+            the resumed one, so that it is not loaded.
     """
 
     numbers: tuple[int, ...] | None
@@ -53,17 +53,17 @@ class Draw(int):
 
 @DATA_SAMPLERS.register_module()
 class ExactSampler(Sampler):
-    """A sampler that numbers what it draws.
+    """A sampler that numbers the images it draws.
 
     Args:
-        dataset: data set to sample from, given by mmengine.
-        sampler: config of the sampler that chooses, e.g. ``dict(type='InfiniteSampler')``.
-        seed: seed of its order, given by mmengine.
+        dataset: dataset to sample from, passed by mmengine.
+        sampler: config of the wrapped sampler, e.g. ``dict(type='InfiniteSampler')``.
+        seed: seed of its order, passed by mmengine.
 
     Attributes:
         data_seed, data_rank, data_epoch: numbers that go into every seed.
-        drawn: images drawn in this epoch.
-        trained: how many of them were trained on before training was resumed.
+        drawn: number of images drawn in this epoch.
+        trained: number of images of this epoch that were trained on before the run was resumed.
     """
 
     def __init__(self, dataset: Dataset, sampler: dict, seed: int | None = None):
@@ -98,17 +98,17 @@ class ExactSampler(Sampler):
 
 @DATASETS.register_module()
 class ExactDataset(Dataset):
-    """A data set whose augmentation is seeded by the :class:`Draw` that it is indexed with.
+    """A dataset whose augmentation is seeded by the :class:`Draw` that indexes it.
 
     Args:
-        dataset: the data set or its config. All of its attributes are this one's as well.
+        dataset: the wrapped dataset or its config. Its attributes are available here as well.
     """
 
     def __init__(self, dataset: Any):
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
     def __getitem__(self, index: int) -> Any:
-        """A sample, or None for one that was trained on before."""
+        """Return a sample, or None if it was trained on before the run was resumed."""
         numbers = getattr(index, 'numbers', ())
         if numbers is None:
             return None
@@ -126,7 +126,7 @@ class ExactDataset(Dataset):
 
     @property
     def pipeline(self) -> Any:
-        """The pipeline of the data set, which hooks may replace."""
+        """The pipeline of the dataset, which hooks may replace."""
         return self.dataset.pipeline
 
     @pipeline.setter
@@ -136,10 +136,10 @@ class ExactDataset(Dataset):
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Seeds every step, and continues the numbers of the images; :class:`ExactRunner` adds it."""
+    """Seed every step and continue the numbering of images; added by :class:`ExactRunner`."""
 
     def before_train(self, runner: Runner) -> None:
-        """Take the seed of the run that is resumed, and its place in the data."""
+        """Restore the seed of the resumed run, and its position in the data."""
         loader = runner.train_dataloader
         sampler: Any = _sampler_of(loader)
         own = getattr(sampler, 'seed', runner.seed)
@@ -150,7 +150,7 @@ class ExactResumeHook(Hook):
         if hasattr(sampler, 'seed'):
             sampler.sampler.seed = self._seed
         stream: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
-        # That mmengine draws what was trained on, to be where the run was, can be turned off.
+        # Unless told otherwise, mmengine draws all earlier images to find its position.
         if stream is not None and not getattr(runner.train_loop, 'fast_forward_on_resume', False):
             size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 0)
             sampler.trained = runner.iter * size
@@ -158,34 +158,34 @@ class ExactResumeHook(Hook):
             self._begin_anew(runner, stream)
 
     def _begin_anew(self, runner: Runner, stream: Any) -> None:
-        """Forget what OpenMMLab's mmengine has drawn before any hook."""
+        """Discard what OpenMMLab's mmengine has drawn before any hook ran."""
         inner = self._sampler.sampler
         self._sampler.drawn = 0
         if hasattr(inner, 'indices'):
             inner.__init__(inner.dataset, shuffle=inner.shuffle, seed=inner.seed)
         loader: Any = runner.train_dataloader
-        loader._iterator = None  # else persistent workers would keep what they were given
+        loader._iterator = None  # or persistent workers would continue with what they were sent
         renewed: Any = type(stream)
         runner.train_loop.dataloader_iterator = renewed(loader)  # type: ignore[union-attr]
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Number the images of each epoch from 0."""
-        if self._sampler.data_epoch != runner.epoch:  # the first may have begun
+        if self._sampler.data_epoch != runner.epoch:  # the first may have started already
             self._sampler.data_epoch = runner.epoch
             self._sampler.drawn = 0
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what the model draws in this step."""
+        """Seed the random numbers of this step."""
         _seed_all(_STEP, self._seed, get_rank(), runner.iter)
 
 
 def _sampler_of(loader: DataLoader) -> Any:
-    """The sampler of single images, which a sampler of batches may hold."""
+    """The sampler of images, which may be inside a batch sampler."""
     return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
 def _seed_all(*numbers: int) -> None:
-    """Seed Python's, NumPy's and torch's generators."""
+    """Seed the generators of Python, NumPy and torch."""
     first, second = np.random.SeedSequence(numbers).generate_state(2).tolist()
     random.seed(first << 32 | second)
     np.random.seed(first)

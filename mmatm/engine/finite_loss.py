@@ -1,4 +1,4 @@
-"""Training stops where its loss is no number any more."""
+"""Stop training when the loss is not finite."""
 
 from typing import Any
 
@@ -10,10 +10,11 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop at the first loss that is NaN or infinite, before a checkpoint or a log is written.
+    """Stop at the first NaN or infinite loss, before it reaches a checkpoint or a log.
 
     Raises:
-        FloatingPointError: names the iteration, the loss terms and their values.
+        FloatingPointError: a loss is not finite. The message names the iteration, the loss terms
+            and their values.
     """
 
     priority = 'VERY_HIGH'
@@ -21,7 +22,7 @@ class FiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Look at every loss of this iteration; the sum is named only if all its terms are fine."""
+        """Check the losses of this iteration; the sum is named only if all its terms are finite."""
         losses = {
             k: torch.as_tensor(v).detach().item() for k, v in (outputs or {}).items() if 'loss' in k
         }

@@ -9,11 +9,11 @@ from torch import nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
-    """Optimizer whose learning rate falls from the head towards the stem of the backbone.
+    """Decay the learning rate from the head to the stem of the backbone.
 
-    A parameter of backbone layer ``i`` out of ``n`` gets ``lr * layer_decay ** (n - 1 - i)``, all
-    others, the heads, get ``lr``. The layers are those of ``model.backbone.get_layer_depth``. All
-    other rules of ``paramwise_cfg`` keep working and multiply with it. Example::
+    Parameters of backbone layer ``i`` out of ``n`` get ``lr * layer_decay ** (n - 1 - i)``. All
+    others, the heads, get ``lr``. ``model.backbone.get_layer_depth`` defines the layers. The other
+    rules of ``paramwise_cfg`` still apply, and their factors multiply. Example::
 
         optim_wrapper = dict(
             constructor='LayerDecayConstructor',

@@ -1,10 +1,10 @@
-"""Stand-in for ``mmcv._ext``, for an mmcv that was installed without compiled operators.
+"""Replacement for ``mmcv._ext``, for an mmcv without compiled operators.
 
-:data:`SUPPLIED` names the operators that are here: computed by torchvision and plain PyTorch, on
-any device, with the signatures that mmcv 2.1 to 2.3 call. Any other name gives a function that says
+:data:`SUPPLIED` lists the available operators. They use torchvision and plain PyTorch, run on any
+device, and have the signatures that mmcv 2.1 to 2.3 call. Any other name is a function that reports
 what is missing when it is called, so that all of mmcv, mmdet and mmseg can be imported.
 
-Nothing of mmcv is imported, and torchvision only when an operator that needs it runs.
+This package does not import mmcv. It imports torchvision only when an operator needs it.
 """
 
 from collections.abc import Callable
@@ -61,13 +61,13 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 SUPPLIED: tuple[str, ...] = tuple(sorted(_OPERATORS))
-"""Names of the operators that work."""
+"""Names of the available operators."""
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """The operator ``name``, or a function in its place that fails when it is called.
+    """Return the operator ``name``, or a function that fails when it is called.
 
-    A module that imports only this function has all operators as well.
+    A module that imports this function has all operators as attributes.
     """
     if name.startswith('__'):
         raise AttributeError(name)

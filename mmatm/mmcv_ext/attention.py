@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (arXiv 2010.04159), by ``grid_sample``."""
+"""Multi-scale deformable attention (arXiv 2010.04159), with ``grid_sample``."""
 
 from collections.abc import Iterator
 
@@ -17,12 +17,12 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Weighted sums of values, sampled bilinearly; outside of the maps they are 0.
+    """Weighted sums of bilinearly sampled values, which are 0 outside the maps.
 
     Half-precision inputs are sampled in float32.
 
     Args:
-        value: ``[B, S, heads, C]``, the maps of all levels one after the other.
+        value: ``[B, S, heads, C]``, the concatenated maps of all levels.
         value_spatial_shapes: ``(height, width)`` of each level, ``[levels, 2]``.
         value_level_start_index: where each level starts in ``S``, ``[levels]``.
         sampling_locations: ``(x, y)`` from 0 to 1, ``[B, queries, heads, levels, points, 2]``.
@@ -82,7 +82,7 @@ def _levels(shapes: Tensor, starts: Tensor) -> Iterator[tuple[int, slice, tuple[
 
 
 def _attend(size: tuple[int, int], value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """What one level contributes, ``[B, queries, heads * C]``."""
+    """The contribution of one level, ``[B, queries, heads * C]``."""
     batch, _, heads, channels = value.shape
     maps = value.permute(0, 2, 3, 1).reshape(batch * heads, channels, *size)
     grid = 2 * locations.transpose(1, 2).flatten(0, 1) - 1  # [B * heads, queries, points, (x, y)]

@@ -12,7 +12,7 @@ _Array = np.ndarray[Any, Any]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Non-maximum suppression, by torchvision.
+    """Non-maximum suppression, with torchvision.
 
     Args:
         boxes: ``[N, 4]``, of any dtype and device.
@@ -21,16 +21,16 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         offset: 0 or 1; a box is ``x2 - x1 + offset`` wide.
 
     Returns:
-        int64 indices of the boxes that are kept, best first.
+        int64 indices of the kept boxes, best first.
     """
     order = _by_score(scores)
     boxes, scores = boxes[order], scores[order]
     dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
     if offset:
-        dtype = torch.float64  # in which adding the offset rounds nothing
+        dtype = torch.float64  # in which adding the offset is exact
         boxes = torch.cat([boxes[:, :2].to(dtype), boxes[:, 2:].to(dtype) + offset], dim=1)
     if dtype == torch.float32:
-        iou_threshold = float(np.float32(iou_threshold))  # as what it is compared with
+        iou_threshold = float(np.float32(iou_threshold))  # like the IoU that it is compared with
     return order[torchvision().nms(boxes.to(dtype), scores.to(dtype), iou_threshold)]
 
 
@@ -49,22 +49,22 @@ def softnms(
     Args:
         boxes: ``[N, 4]``.
         scores: ``[N]``.
-        dets: ``[N, 5]``; its first rows receive the boxes that remain and their new scores.
-        iou_threshold: overlap from which methods 0 and 1 act.
+        dets: ``[N, 5]``; its first rows receive the remaining boxes and their new scores.
+        iou_threshold: smallest overlap at which methods 0 and 1 lower scores.
         sigma: width of method 2.
         min_score: boxes whose score falls below this are dropped.
-        method: the factor of a score: 0 if 0, ``1 - IoU`` if 1, ``exp(-IoU^2 / sigma)`` if 2.
+        method: scores are multiplied by 0 (0), ``1 - IoU`` (1) or ``exp(-IoU^2 / sigma)`` (2).
         offset: 0 or 1; a box is ``x2 - x1 + offset`` wide.
 
     Returns:
-        int64 indices of the boxes that remain, on the CPU, in the order of ``dets``.
+        int64 indices of the remaining boxes, on the CPU, in the order of ``dets``.
     """
     corners, score = _array(boxes).T, _array(scores).copy()
     number = corners.dtype.type
     rest: _Array = np.arange(len(score))
     chosen = []
     while len(rest):
-        # Ties are as in mmcv, which swaps the best to the front and fills gaps from the end.
+        # Break ties as mmcv does, which swaps the best to the front and fills gaps from the end.
         place = score[rest].argmax()
         best, rest[place] = rest[place], rest[0]
         rest = rest[1:]
@@ -83,15 +83,15 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Non-maximum suppression that tells which box dropped which.
+    """Non-maximum suppression that reports which box dropped which.
 
     Args:
         dets: boxes and their scores, ``[N, 5]``.
-        iou_threshold: overlap from which a better box drops another.
+        iou_threshold: smallest overlap at which a better box drops another.
 
     Returns:
-        One list of indices for each box that is kept, best first: the box, then those that it
-        dropped, in the order of their scores.
+        One list of indices per kept box, best first: the box, then those that it dropped, in the
+        order of their scores.
     """
     corners = _array(dets[:, :4]).T
     order = _by_score(dets[:, 4].detach().cpu()).numpy()
@@ -106,18 +106,18 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 
 
 def _by_score(scores: Tensor) -> Tensor:
-    """Indices in mmcv's order, the best first; of equal scores, where torch's sort leaves them."""
+    """Indices in mmcv's order, best first; equal scores in the order of torch's sort."""
     return scores.sort(descending=True).indices
 
 
 def _array(tensor: Tensor) -> _Array:
-    """A NumPy view or copy in float32, or in float64 if the tensor is."""
+    """Convert to NumPy, in float64 if the tensor is, else in float32."""
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     return tensor.detach().to('cpu', dtype).numpy()
 
 
 def _overlaps(box: _Array, others: _Array, offset: int) -> _Array:
-    """IoU of one box, ``[4, 1]``, with others, ``[4, N]``."""
+    """The IoU of one box, ``[4, 1]``, with others, ``[4, N]``."""
     x1, y1 = np.maximum(box[:2], others[:2])
     x2, y2 = np.minimum(box[2:], others[2:])
     shared = np.maximum(x2 - x1 + offset, 0) * np.maximum(y2 - y1 + offset, 0)
@@ -131,7 +131,7 @@ def _area(boxes: _Array, offset: int) -> _Array:
 
 
 def _keep(items: _Array, mask: _Array) -> _Array:
-    """``items[mask]``, with the last ones in place of the first dropped, instead of moved up."""
+    """``items[mask]``, where the last items fill the gaps instead of moving up."""
     count = mask.sum()
     kept = items[:count]
     kept[~mask[:count]] = items[count:][mask[count:]][::-1]

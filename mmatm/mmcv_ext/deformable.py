@@ -1,6 +1,6 @@
-"""Deformable convolution, versions 1 and 2, by torchvision.
+"""Deformable convolution, versions 1 and 2, with torchvision.
 
-mmcv's ``columns``, ``ones`` and ``im2col_step`` serve its own way of computing and are ignored.
+mmcv's ``columns``, ``ones`` and ``im2col_step`` belong to its own algorithm and are ignored.
 Offsets come in pairs (y, x), ``[B, deform_groups * kH * kW * 2, H_out, W_out]``, and masks are
 ``[B, deform_groups * kH * kW, H_out, W_out]``.
 """
@@ -107,9 +107,9 @@ def deform_conv_backward_parameters(
     scale: float,
     im2col_step: int,
 ) -> None:
-    """Gradient of :func:`deform_conv_forward`: adds ``scale`` times it to ``gradWeight``."""
+    """Add ``scale`` times the gradient of the weight to ``gradWeight``."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    # The weight has no part in its own gradient, so its gradient's memory stands for it.
+    # The gradient of the weight does not depend on the weight, so any tensor of that shape will do.
     grads = _backward(gradOutput, input, gradWeight, offset, None, geometry)
     gradWeight.add_(grads[1], alpha=scale)
 
@@ -190,7 +190,7 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`.
 
-    Adds to those of input, weight and bias, and overwrites those of offset and mask.
+    Adds to the gradients of input, weight and bias; overwrites those of offset and mask.
     """
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     grads = _backward(grad_output, input, weight, offset, mask, geometry)
@@ -233,7 +233,7 @@ def _backward(
 def _arguments(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> list[Tensor]:
-    """Arguments of torchvision's operator, in a dtype that it and torch's products have."""
+    """Arguments of torchvision's operator, in a dtype that it and torch support."""
     if mask is None:
         mask = input.new_zeros(len(input), 1)
     if bias is None:
@@ -244,10 +244,11 @@ def _arguments(
 def _zero_at_minus_one(
     grad_offset: Tensor, offset: Tensor, kernel: torch.Size, geometry: _Geometry
 ) -> None:
-    """Set the gradient of an offset to 0 where it leads to position -1 exactly.
+    """Set the gradient of an offset to 0 if its sampling position is exactly -1.
 
-    There the sample begins to differ from 0. mmcv's derivative is the one from outside,
-    torchvision's the one from inside. All offsets are 0 at first, so with padding this is common.
+    The derivative jumps there, because samples are 0 outside the map. mmcv takes the derivative
+    from outside, torchvision the one from inside. Offsets are initially 0, so with padding this is
+    common.
     """
     stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, *_ = geometry
     pairs = (-1, *kernel, 2, *offset.shape[2:])  # [B * deform_groups, kH, kW, (y, x), H, W]

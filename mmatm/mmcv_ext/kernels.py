@@ -1,4 +1,4 @@
-"""Access to torchvision's kernels, and to dtypes that every kernel has."""
+"""Access to torchvision's kernels, and dtypes that every kernel supports."""
 
 from importlib import import_module
 from typing import Any
@@ -14,6 +14,6 @@ def torchvision() -> Any:
 
 
 def widen(tensor: Tensor, keep_half: bool = False) -> Tensor:
-    """``tensor`` in float32 if it is bfloat16, or float16 unless ``keep_half``; else as it is."""
+    """Convert bfloat16, and float16 unless ``keep_half``, to float32."""
     narrow = tensor.dtype == torch.bfloat16 or (tensor.dtype == torch.float16 and not keep_half)
     return tensor.float() if narrow else tensor

@@ -1,7 +1,7 @@
 """Focal losses (arXiv 1708.02002).
 
-Probabilities are kept from 0 by float32's smallest normal number, as mmcv does, so that a loss of
-a saturated wrong prediction is 87 at most. Half-precision inputs are computed in float32.
+As in mmcv, probabilities are at least the smallest normal float32 number, so the loss of a
+saturated wrong prediction is at most 87. Half-precision inputs are computed in float32.
 """
 
 import torch
@@ -15,15 +15,15 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss of a sigmoid per class.
+    """Sigmoid focal loss.
 
     Args:
         input: logits, ``[N, classes]``.
         target: int64 classes, ``[N]``; any other number is background.
-        weight: factor per class of the target, ``[classes]``, or empty.
+        weight: weight per class of the target, ``[classes]``, or empty.
         output: receives the losses, ``[N, classes]``.
         gamma: exponent of the modulating factor.
-        alpha: weight of the positive class; that of the negatives is ``1 - alpha``.
+        alpha: weight of the positive class; the weight of the negatives is ``1 - alpha``.
     """
     p, positive = _sigmoid(input), _one_hot(target, input)
     at_positive = (1 - p) ** gamma * _log(p)
@@ -35,7 +35,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivatives of :func:`sigmoid_focal_loss_forward`, into ``grad_input [N, classes]``."""
+    """Backward pass of :func:`sigmoid_focal_loss_forward`; writes ``grad_input``."""
     p, positive = _sigmoid(input), _one_hot(target, input)
     at_positive = (1 - p) ** gamma * (1 - p - gamma * p * _log(p))
     at_negative = p**gamma * (gamma * (1 - p) * _log(1 - p) - p)
@@ -46,12 +46,12 @@ def sigmoid_focal_loss_backward(
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss of a softmax.
+    """Softmax focal loss.
 
     Args:
         input: probabilities, ``[N, classes]``.
-        target: int64 classes, ``[N]``; a negative one is ignored.
-        weight: factor per class of the target, ``[classes]``, or empty.
+        target: int64 classes, ``[N]``; negative ones are ignored.
+        weight: weight per class of the target, ``[classes]``, or empty.
         output: receives the losses, ``[N]``.
         gamma: exponent of the modulating factor.
         alpha: factor of the loss.
@@ -70,12 +70,12 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Derivatives of :func:`softmax_focal_loss_forward` by the logits.
+    """Backward pass of :func:`softmax_focal_loss_forward`, with respect to the logits.
 
     Args:
         input: probabilities, ``[N, classes]``.
         target: int64 classes, ``[N]``.
-        weight: factor per class, ``[classes]``, or empty.
+        weight: weight per class, ``[classes]``, or empty.
         buff: not used.
         grad_input: receives the result, ``[N, classes]``.
         gamma: exponent of the modulating factor.
@@ -101,12 +101,12 @@ def _one_hot(target: Tensor, like: Tensor) -> Tensor:
 
 
 def _of_target(probabilities: Tensor, target: Tensor) -> Tensor:
-    """Probability of the target, ``[N]``."""
+    """The probability of the target, ``[N]``."""
     return widen(probabilities).gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
 
 
 def _factor(weight: Tensor, target: Tensor) -> Tensor:
-    """``weight`` of the target, ``[N]``; 1 for one that is no class, or without weights."""
+    """The weight of the target, ``[N]``; 1 if it is not a class or there are no weights."""
     classes = len(weight)
     known = (target >= 0) & (target < classes)
     return torch.cat([widen(weight), weight.new_ones(1)])[target.where(known, classes)]

@@ -1,7 +1,8 @@
-"""Pooling of the features in a box to a fixed number of bins: RoIAlign and RoIPool.
+"""Pool the features in a box to a fixed number of bins: RoIAlign and RoIPool.
 
-RoIAlign's average, which detectors use, is torchvision's. Its maximum is plain PyTorch, one box at
-a time, and so is RoIPool's forward pass: torchvision rounds the corners of a box, mmcv does not.
+RoIAlign's average, which detectors use, calls torchvision. RoIAlign's maximum and the forward pass
+of RoIPool are plain PyTorch, one box at a time: torchvision has no maximum, and its RoIPool rounds
+the corners of a box, which mmcv's does not.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .kernels import torchvision, widen
 
-_MAXIMUM = 0  # mmcv's number of this pool_mode; that of the average is 1
+_MAXIMUM = 0  # mmcv's pool_mode; 1 is the average
 
 
 def roi_align_forward(
@@ -33,15 +34,15 @@ def roi_align_forward(
         input: features, ``[B, C, H, W]``.
         rois: boxes, ``[K, 5]``: the index of an image, then ``(x1, y1, x2, y2)``.
         output: receives the result, ``[K, C, aligned_height, aligned_width]``.
-        argmax_y: of the shape of ``output``; receives the sampling position of each maximum, -1 in
-            an empty box. Not used for the average.
+        argmax_y: like ``output``; receives the sampling position of each maximum, -1 in an empty
+            box. Not used for the average.
         argmax_x: the same along the width.
         aligned_height: number of bins.
         aligned_width: number of bins.
         spatial_scale: size of the map relative to the image.
-        sampling_ratio: samples per bin along an axis; 0 takes about one per cell of the map.
+        sampling_ratio: samples per bin along an axis; 0 for about one per cell of the map.
         pool_mode: 0 for the maximum of the samples in a bin, 1 for their average.
-        aligned: whether position 0 is the edge of the first cell, rather than its centre.
+        aligned: whether position 0 is the edge of the first cell, rather than its center.
     """
     if pool_mode == _MAXIMUM:
         _roi_align_maximum(
@@ -95,8 +96,8 @@ def roi_pool_forward(
         rois: boxes, ``[K, 5]``, as above; one is ``x2 - x1 + 1`` wide.
         output: receives the maximum of each bin, ``[K, C, pooled_height, pooled_width]``; 0 in an
             empty bin.
-        argmax: int32, of the shape of ``output``; receives the cell of each maximum, ``y * W + x``,
-            -1 in an empty bin.
+        argmax: int32, like ``output``; receives the cell of each maximum, ``y * W + x``, or -1 in
+            an empty bin.
         pooled_height: number of bins.
         pooled_width: number of bins.
         spatial_scale: size of the map relative to the image.
@@ -170,8 +171,8 @@ def _roi_align_maximum_backward(
 ) -> None:
     image = rois[:, 0].long().view(-1, 1, 1, 1)
     channel = torch.arange(grad_input.shape[1], device=rois.device).view(-1, 1, 1)
-    top, bottom, low, inside_y = _neighbours(widen(argmax_y), grad_input.shape[2])
-    left, right, late, inside_x = _neighbours(widen(argmax_x), grad_input.shape[3])
+    top, bottom, low, inside_y = _neighbors(widen(argmax_y), grad_input.shape[2])
+    left, right, late, inside_x = _neighbors(widen(argmax_x), grad_input.shape[3])
     sampled = inside_y & inside_x & (argmax_y != -1)
     grad = widen(grad_output).where(sampled, 0)
     total = torch.zeros_like(widen(grad_input))
@@ -182,14 +183,14 @@ def _roi_align_maximum_backward(
 
 
 def _sampling_positions(start: Tensor, step: Tensor, bins: int, count: int) -> Tensor:
-    """Where ``count`` samples in each of the ``bins`` of a box lie, ``[bins, count]``."""
+    """Positions of ``count`` samples in each of the ``bins`` of a box, ``[bins, count]``."""
     bin, sample = (torch.arange(n, dtype=start.dtype, device=start.device) for n in (bins, count))
     return start + step * bin.unsqueeze(1) + (sample + 0.5) * step / count
 
 
 def _interpolate(features: Tensor, position: Tensor, dim: int) -> Tensor:
-    """``features`` read along ``dim``, which becomes the two dimensions of ``position``."""
-    low, high, weight, inside = _neighbours(position.flatten(), features.shape[dim])
+    """Interpolate along ``dim``, which becomes the two dimensions of ``position``."""
+    low, high, weight, inside = _neighbors(position.flatten(), features.shape[dim])
     column = (-1, *[1] * (features.dim() - 1 - dim))
     weight, inside = weight.view(column), inside.view(column)
     first, second = features.index_select(dim, low), features.index_select(dim, high)
@@ -197,8 +198,8 @@ def _interpolate(features: Tensor, position: Tensor, dim: int) -> Tensor:
     return read.where(inside, 0).unflatten(dim, position.shape)
 
 
-def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both cells next to a position, the weight of the second, and whether a cell is near."""
+def _neighbors(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two cells next to a position, the weight of the second, and whether one is near."""
     inside = (position >= -1) & (position <= size)
     position = position.clamp(0, size - 1)
     low = position.long()
@@ -206,7 +207,7 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _bins(start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
-    """First cell of each bin of RoIPool, and the one after the last, both ``[K, bins]``."""
+    """The first cell of each bin of RoIPool, and the end of the bin, both ``[K, bins]``."""
     step = ((end - start) / bins).unsqueeze(1)
     edges = start.unsqueeze(1) + step * torch.arange(bins + 1, device=start.device)
     first, last = edges[:, :-1].floor(), edges[:, 1:].ceil()
@@ -214,7 +215,7 @@ def _bins(start: Tensor, end: Tensor, bins: int, size: int) -> tuple[Tensor, Ten
 
 
 def _maximum(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Maximum of each bin, and the ``y`` and ``x`` of the first sample that attains it.
+    """The maximum of each bin, and the ``y`` and ``x`` of the first sample that attains it.
 
     Args:
         samples: ``[C, height, rows, width, columns]``, for ``height * width`` bins.
@@ -222,7 +223,7 @@ def _maximum(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Ten
         x: position of each column, ``[width, columns]``.
 
     Returns:
-        three times ``[C, height, width]``.
+        Three tensors ``[C, height, width]``.
     """
     samples = samples.transpose(2, 3).flatten(3)
     place = samples.argmax(3)
@@ -233,5 +234,5 @@ def _maximum(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _enumerate(rois: Tensor, counts: Tensor) -> Iterator[tuple[int, int, list[int]]]:
-    """Number, image and counts of each box."""
+    """The index, image and counts of each box."""
     yield from zip(range(len(rois)), rois[:, 0].int().tolist(), counts.int().tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""The token mixer, the trunk built from it, and ATMNet for OpenMMLab and for timm."""
+"""The token mixer, the trunk, and ATMNet for OpenMMLab and timm."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ['ARCHS', 'ATMNet', 'ATMNetClassifier', 'ActiveTokenMixer', 'Trunk']
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'ATMNet':  # needs mmengine, which users of the timm models may not have
+    if name == 'ATMNet':  # needs mmengine, which may not be installed
         from .atmnet import ATMNet
 
         return ATMNet

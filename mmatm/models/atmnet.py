@@ -1,4 +1,4 @@
-"""ATMNet as a backbone for mmdet and mmsegmentation."""
+"""ATMNet as a backbone for mmdet, mmsegmentation and mmpretrain."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
@@ -20,19 +20,19 @@ class ATMNet(Trunk, BaseModule):
     Args:
         arch: ``xt``, ``t``, ``s``, ``b``, ``l``, or a dict with the keys of one of
             :data:`mmatm.models.ARCHS`.
-        in_channels: channels of the image.
-        out_indices: stages whose maps are returned, ascending, out of 0 to 3; a stage after the
-            last of them is not built.
+        in_channels: number of channels of the images.
+        out_indices: stages from 0 to 3 whose maps are returned, in ascending order. Later stages
+            are not built.
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1).
         frozen_stages: -1 trains everything; ``n >= 0`` freezes the stem and the first ``n``
-            stages with their output norms, 4 all of them.
+            stages with their output norms.
         with_cp: recompute every block in the backward pass instead of storing its activations.
-        init_cfg: mmengine initialisation. ``dict(type='Pretrained', checkpoint=FILE)`` reads
-            published files (ImageNet classifiers or mm segmentors) and those written by mmengine;
-            with ``ema=True`` it takes their EMA weights.
+        init_cfg: mmengine initialization. ``dict(type='Pretrained', checkpoint=FILE)`` reads
+            published files (ImageNet classifiers and mm segmentors) and files written by mmengine
+            or timm. ``ema=True`` loads the EMA weights.
 
     Raises:
-        ValueError: an argument is outside what is allowed.
+        ValueError: an argument is not allowed.
         CheckpointError: (when loading) the weights do not fit this backbone.
 
     Source: *Active Token Mixer* (AAAI 2023, arXiv 2203.06108).
@@ -68,15 +68,15 @@ class ATMNet(Trunk, BaseModule):
             raise ValueError(
                 f'frozen_stages must be from -1 to {NUM_STAGES}, but is {frozen_stages!r}'
             )
-        # What comes after the last output would have no gradient.
+        # Stages after the last output would get no gradient.
         super().__init__(arch, in_channels, drop_path_rate, num_stages=out_indices[-1] + 1)
         self.init_cfg = init_cfg
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
-        stage: Any  # nn.ModuleList knows its items as modules
+        stage: Any  # to type checkers, the items of nn.ModuleList are plain modules
         for stage in self.stages:
             stage.with_cp = with_cp
-        # A norm that is never used would have no gradient, which DistributedDataParallel refuses.
+        # DistributedDataParallel rejects parameters without a gradient, so build no unused norms.
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(self.widths[i]))
         self.apply(init_parameters)
@@ -89,7 +89,7 @@ class ATMNet(Trunk, BaseModule):
             log('ATMNet: no init_cfg, so it starts from random weights')
         if self.is_init:
             return
-        # mmengine does the rest; it may unpickle anything, so pretrained files are not its matter.
+        # mmengine does the rest. It may unpickle anything, so it must not read pretrained files.
         pretrained = [c for c in configs if c.get('type') == 'Pretrained']
         own, self.init_cfg = self.init_cfg, [c for c in configs if c not in pretrained]
         super().init_weights()
@@ -98,17 +98,17 @@ class ATMNet(Trunk, BaseModule):
             load_pretrained(self, **{k: v for k, v in config.items() if k != 'type'})
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``[B, in_channels, H, W]`` to one map ``[B, C_i, H_i, W_i]`` per output stage."""
+        """Map images ``[B, in_channels, H, W]`` to ``[B, C_i, H_i, W_i]`` per output stage."""
         outputs = []
         for i, feature in enumerate(self.forward_stages(x)):
             if i in self.out_indices:
                 feature = getattr(self, f'norm{i}')(feature)
-                # mmcv's RoI operators read memory as channels first, whatever the strides say.
+                # mmcv's RoI operators ignore strides and assume channels first.
                 outputs.append(feature.permute(0, 3, 1, 2).contiguous())
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'ATMNet':
-        """Set training mode; what is frozen stays in evaluation mode."""
+        """Set training mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         return self

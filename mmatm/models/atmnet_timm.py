@@ -17,28 +17,28 @@ from .trunk import NUM_STAGES, Stem, Trunk, init_parameters
 
 __all__ = ['ATMNetClassifier']
 
-# What they compute depends on the size of the map, which torch.fx cannot follow.
+# Their control flow depends on the size of the map, which torch.fx cannot trace.
 for _module in (ActiveTokenMixer, ChannelMlp, Linear, Stem):
     register_notrace_module(_module)
 
 
 class ATMNetClassifier(Trunk):
-    """ATMNet with one LayerNorm, the mean over tokens and a linear head, as trained on ImageNet.
+    """ATMNet classifier: the trunk, one LayerNorm, the mean over tokens, and a linear head.
 
-    Its parameters are those of :class:`Trunk` and ``norm.*``, ``head.*``. ``load_state_dict`` takes
-    the authors', timm's and mm's names.
+    Its parameters are those of :class:`Trunk`, ``norm.*`` and ``head.*``. ``load_state_dict``
+    accepts published, timm's and mm's names.
 
     Args:
         arch: ``xt``, ``t``, ``s``, ``b``, ``l``, or a dict with the keys of one of
             :data:`mmatm.models.ARCHS`.
-        num_classes: outputs of the head; 0 leaves it out.
-        in_chans: channels of the image.
-        global_pool: ``avg``, the mean over tokens, or an empty string for the head at every token.
-        drop_rate: dropout before the head, in [0, 1].
+        num_classes: number of outputs of the head; 0 for no head.
+        in_chans: number of channels of the images.
+        global_pool: ``avg`` for the mean over tokens, or an empty string for logits per token.
+        drop_rate: dropout rate before the head, in [0, 1].
         drop_path_rate: drop probability of the last block's residual branches, in [0, 1).
 
     Raises:
-        ValueError: an argument is outside what is allowed.
+        ValueError: an argument is not allowed.
         CheckpointError: (when loading) the weights do not fit this model.
 
     Source: *Active Token Mixer* (AAAI 2023, arXiv 2203.06108).
@@ -68,16 +68,16 @@ class ATMNetClassifier(Trunk):
         self.apply(init_parameters)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``[B, in_chans, H, W]`` to the normalised map ``[B, H/32, W/32, C]``."""
+        """Map images ``[B, in_chans, H, W]`` to normalized features ``[B, H/32, W/32, C]``."""
         for stage in self.forward_stages(x):
             x = stage
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What :meth:`forward_features` returns to logits ``[B, num_classes]``.
+        """Map the result of :meth:`forward_features` to logits ``[B, num_classes]``.
 
-        Without pooling they are ``[B, H/32, W/32, num_classes]``. ``pre_logits`` leaves out the
-        head, so that features come instead.
+        Without pooling they are ``[B, H/32, W/32, num_classes]``. With ``pre_logits`` the head is
+        skipped, and features are returned.
         """
         if self.global_pool:
             x = x.mean((1, 2))
@@ -85,7 +85,7 @@ class ATMNetClassifier(Trunk):
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``[B, in_chans, H, W]`` to what :meth:`forward_head` returns."""
+        """Map images ``[B, in_chans, H, W]`` to the result of :meth:`forward_head`."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -97,16 +97,16 @@ class ATMNetClassifier(Trunk):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of several stages, with what :meth:`forward_features` returns before them.
+        """Return the result of :meth:`forward_features` and a list of feature maps.
 
         Args:
             x: images ``[B, in_chans, H, W]``.
-            indices: stages out of 0 to 3; a number n means the last n, None all.
-            norm: normalise the map of the last stage; the others have no norm.
-            stop_early: compute no stage after the last wanted one, whose map, without a norm, is
-                then the first of the results.
+            indices: stages from 0 to 3; an int n for the last n; None for all.
+            norm: normalize the map of stage 3; the other stages have no norm.
+            stop_early: skip the stages after the last wanted one. Its map, without a norm, then
+                replaces the result of :meth:`forward_features`.
             output_fmt: ``NCHW`` or ``NHWC``.
-            intermediates_only: return the list alone.
+            intermediates_only: return only the list.
         """
         if output_fmt not in ('NCHW', 'NHWC'):
             raise ValueError(f'output_fmt must be NCHW or NHWC, but is {output_fmt!r}')
@@ -130,7 +130,7 @@ class ATMNetClassifier(Trunk):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove what the stages ``indices`` do not need; returns them counted from 0."""
+        """Remove layers that the stages ``indices`` do not need; return the stages as a list."""
         wanted, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -143,11 +143,11 @@ class ATMNetClassifier(Trunk):
         return wanted
 
     def get_classifier(self) -> nn.Module:
-        """The head, an ``nn.Linear``, or ``nn.Identity`` without classes."""
+        """Return the head: ``nn.Linear``, or ``nn.Identity`` if there are no classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, freshly initialised head; ``global_pool`` None keeps the pooling."""
+        """Replace the head by a newly initialized one; ``global_pool`` None keeps the pooling."""
         if global_pool is not None:
             if global_pool not in ('avg', ''):
                 raise ValueError(f"global_pool must be 'avg' or '', but is {global_pool!r}")
@@ -165,15 +165,15 @@ class ATMNetClassifier(Trunk):
             stage.with_cp = enable  # type: ignore[assignment]
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay besides norms and biases, which timm exempts itself."""
+        """Return parameters without weight decay; timm itself exempts norms and biases."""
         return {name for name, _ in self.named_parameters() if '.peg.' in name}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """For layer-wise learning rates: the layers of :meth:`get_layer_depth`, or stages."""
+        """Return patterns that group parameters as :meth:`get_layer_depth` does, or by stage."""
         blocks = [
             (r'^stages\.(\d+)\.(?:downsample|peg)', (0,)),
             (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-            (r'^norm', (99999,)),  # timm's mark for: with the layer before
+            (r'^norm', (99999,)),  # timm's code for the group of the previous layer
         ]
         return dict(stem=r'^stem', blocks=r'^stages\.(\d+)' if coarse else blocks)
 
@@ -185,18 +185,18 @@ class ATMNetClassifier(Trunk):
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The tensors of ``state_dict`` that are ``model``'s, under its names, for timm's loader.
+    """Select the tensors of ``model`` from ``state_dict`` and rename them, for timm's loader.
 
-    timm adapts the stem to other ``in_chans`` and leaves out a head of other ``num_classes``, which
-    it knows by these names.
+    By these names timm finds the stem, to adapt it to ``in_chans``, and the head, to drop it if
+    ``num_classes`` differs.
     """
     names = select_names(state_dict, model.state_dict())
     return {own_name: state_dict[name] for name, own_name in names.items()}
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    # Mean, deviation, bicubic interpolation and the crop of 224 out of 256 (and of 384 out of 438)
-    # are those of the published evaluation. No address: none of the authors' could be checked.
+    # Mean, deviation, bicubic interpolation and crops (224 of 256, 384 of 438) as in the published
+    # evaluation. There are no URLs, because none of the authors' could be checked.
     return (
         dict(
             input_size=(3, 224, 224),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.compat import is_compiling, is_cpu_autocast_enabled
+from ..utils.compat import is_compiling, is_cpu_autocast_enabled, is_transforming
 
 
 class Linear(nn.Linear):
@@ -54,7 +54,7 @@ def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Te
 
 
 def _row(x: Tensor) -> Tensor:
-    """Tokens ``[..., K]`` as one row of a picture ``[1, K, 1, M]``, channels last in memory."""
+    """Tokens ``[..., K]`` as one row of an image ``[1, K, 1, M]``, channels last in memory."""
     return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
@@ -64,7 +64,7 @@ def _tokens(row: Tensor) -> Tensor:
 
 def linear_is_convolution(x: Tensor) -> bool:
     """Whether :func:`linear` of ``x`` is computed as a convolution."""
-    if is_compiling() or torch.jit.is_tracing() or not onednn_is_faster():
+    if is_compiling() or is_transforming() or torch.jit.is_tracing() or not onednn_is_faster():
         return False
     if x.dtype == torch.float32:
         suits = not is_cpu_autocast_enabled()

@@ -6,6 +6,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from ..ops import active_sample, active_sample_mean
+from ..utils.compat import is_compiling, is_transforming
 from .linear import Linear, linear, linear_is_convolution
 
 
@@ -47,8 +48,12 @@ class ActiveTokenMixer(nn.Module):
         return mix(x, offset).view(x.shape)
 
     def folds(self, tokens: int) -> bool:
-        """Whether images of that many tokens are mixed by one folded map instead of four."""
-        return tokens >= 3 * self.dim
+        """Whether images of that many tokens are mixed by one folded map instead of four.
+
+        Compiled and exported code serves any size, so there the number of channels decides: the
+        maps of strides 4 and 8 nearly always have enough tokens, that of stride 32 never.
+        """
+        return self.dim < 256 if is_compiling() else tokens >= 3 * self.dim
 
     def _mix_folded(self, x: Tensor, offset: Tensor) -> Tensor:
         samples, mean = active_sample_mean(x, offset)
@@ -65,7 +70,7 @@ class ActiveTokenMixer(nn.Module):
             images = zip(samples, tokens, for_samples, for_tokens, bias, strict=True)
             return torch.stack([linear(s, ws, b) + linear(t, wt) for s, t, ws, wt, b in images])
         out = torch.baddbmm(bias.unsqueeze(1), samples, for_samples.mT)
-        if out.dtype == tokens.dtype:
+        if out.dtype == tokens.dtype and not is_transforming():
             return out.baddbmm_(tokens, for_tokens.mT)  # saves a copy
         return torch.baddbmm(out, tokens, for_tokens.mT)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.compat import is_compiling, is_cpu_autocast_enabled
+from ..utils.compat import is_compiling, is_cpu_autocast_enabled, is_transforming
 from .linear import Linear, linear, linear_backward
 
 # From about this size on a hidden map leaves the cache, and its memory goes back to the system when
@@ -36,9 +36,10 @@ class ChannelMlp(nn.Module):
         """``[..., C]`` to ``[..., C]``."""
         token_bytes = self.fc1.out_features * x.element_size()
         if (
-            x.device.type != 'cpu'
+            is_compiling()  # first, so that compiled code does not depend on the size
+            or x.device.type != 'cpu'
             or x.numel() // x.shape[-1] * token_bytes < _LARGE
-            or is_compiling()
+            or is_transforming()
             or torch.jit.is_tracing()
             or is_cpu_autocast_enabled()
         ):
@@ -65,9 +66,11 @@ class _TiledMlp(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
+        if torch.is_grad_enabled():  # it is to be differentiated again, so tiles save nothing
+            _, pull_back = torch.func.vjp(_mlp_without_last_bias, x, w1, b1, w2)
+            return *pull_back(grad), grad.flatten(0, -2).sum(0), None
         tokens, grad = x.flatten(0, -2), grad.reshape(-1, len(w2))
         grad_x = torch.empty_like(tokens)
         totals = [torch.zeros_like(p) for p in (w1, b1, w2, grad[0])]
@@ -82,3 +85,7 @@ class _TiledMlp(torch.autograd.Function):
             for total, increment in zip(totals, (grad_w1, grad_b1, grad_w2, grad_b2), strict=True):
                 total += increment
         return grad_x.view_as(x), *totals, None
+
+
+def _mlp_without_last_bias(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -> Tensor:
+    return F.linear(F.gelu(F.linear(x, w1, b1)), w2)

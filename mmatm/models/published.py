@@ -1,9 +1,9 @@
-"""The published formulation of ATMNet, as a yardstick: same weights, same function, other route.
+"""The published formulation of ATMNet as a reference: the same function, computed differently.
 
-Tokens are sampled by torchvision's deformable convolution with a 1x1 kernel and one offset group
-per channel, in channels first, with offsets repeated for every channel and a zero offset along the
-other axis; the gate is computed from the three full-size maps. Nothing of :mod:`mmatm.ops` is used,
-so the tests take it as an independent oracle.
+torchvision's deformable convolution samples the tokens, with a 1x1 kernel, channels first, and one
+offset group per channel. Offsets are repeated for every channel, and zero along the other axis. The
+gate is computed from the three full-size maps. Nothing of :mod:`mmatm.ops` is used, so the tests
+can compare with it.
 """
 
 # mypy: disable-error-code="method-assign"
@@ -21,7 +21,7 @@ from mmatm.models.trunk import Block
 
 
 def use_published_formulation(model: Trunk) -> Trunk:
-    """Make every block of ``model`` compute as published; returns ``model``."""
+    """Make every block of ``model`` compute as published, and return ``model``."""
     module: Any
     for module in model.modules():
         if isinstance(module, ActiveTokenMixer):
@@ -34,14 +34,14 @@ def use_published_formulation(model: Trunk) -> Trunk:
 
 
 def block_forward(block: Block, x: Tensor, offset: Tensor) -> Tensor:
-    """``x [B, H, W, C]`` through both branches, one plain module after the other."""
+    """Apply both branches to ``x [B, H, W, C]``, one plain module after the other."""
     x = x + block.drop_path(block.mixer(block.norm1(x), offset))
     mlp = block.mlp
     return x + block.drop_path(mlp.fc2(F.gelu(mlp.fc1(block.norm2(x)))))
 
 
 def mixer_forward(mixer: ActiveTokenMixer, x: Tensor, offset: Tensor) -> Tensor:
-    """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` to ``[B, H, W, C]``."""
+    """Map ``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` to ``[B, H, W, C]``."""
     batch, _, _, dim = x.shape
     share = dim // (offset.shape[-1] // 2)
     first = x.permute(0, 3, 1, 2).contiguous()

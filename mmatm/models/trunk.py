@@ -9,6 +9,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..utils.compat import fix_sizes
 from .linear import Linear
 from .mixer import ActiveTokenMixer
 from .mlp import ChannelMlp
@@ -99,8 +100,10 @@ class Stem(nn.Conv2d):
             raise ValueError(
                 f'images must be at least {MIN_SIZE} pixels high and wide, but are {list(x.shape)}'
             )
+        fix_sizes(*x.shape[2:])
         # Everything after it is channels last too; in that layout permuting copies nothing.
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
+        # torch.func.vmap knows no other memory formats than the contiguous one.
+        return super().forward(x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""The sampling step of the active token mixer; knows nothing of models."""
+"""The sampling operator of the active token mixer, independent of the models."""
 
 from .sampling import active_sample, active_sample_mean, available_backends
 

@@ -1,7 +1,7 @@
-"""C++ backend of the sampling step, for CPU tensors.
+"""C++ backend of the sampling operator, for CPU tensors.
 
-``setup.py`` compiles ``csrc/`` into ``_kernels.so``. The file uses neither Python nor torch, so it
-serves every release of both, and it runs on the OpenMP threads of torch. Results have the same bits
+``setup.py`` compiles ``csrc/`` to ``_kernels.so``. The library uses neither Python nor torch, so it
+works with every release of both. It runs on torch's OpenMP threads. Results are bitwise identical
 in every run and for any number of threads.
 """
 
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ABI = 1  # what mmatm_abi() in csrc/active_sample.cpp returns
+_ABI = 1  # returned by mmatm_abi() in csrc/active_sample.cpp
 _DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _MOST = 2**30 - 1  # for 32-bit positions
 _OPENMP = ('GOMP_parallel', 'omp_in_parallel', 'omp_get_num_threads', 'omp_get_thread_num')
 
 
 def _load(file: Path) -> ctypes.CDLL:
-    """The library ``file``, ready to call; an OSError says why it cannot be used."""
+    """Load the library ``file``; OSError if it cannot be used."""
     library: Any = ctypes.CDLL(str(file))
     abi = library.mmatm_abi() if hasattr(library, 'mmatm_abi') else 'none'
     if abi != _ABI:
@@ -44,11 +44,11 @@ def _raise_without_memory(enough: bool, *_: Any) -> None:
 
 
 def _find_openmp() -> ctypes.CDLL | None:
-    """A library through which the OpenMP runtime of torch is found; None if torch has none.
+    """Return a library through which torch's OpenMP runtime is found; None if torch has none.
 
-    The search is the one with which the system linked torch: first what the whole process shares,
-    then what torch depends on. So it ends at torch's own runtime, whatever its name, also where
-    several are loaded.
+    Symbols are searched as the system did when it linked torch: first in the global scope of the
+    process, then in the dependencies of torch. This finds torch's own runtime, whatever its name,
+    even if several are loaded.
     """
     if not torch.backends.openmp.is_available():
         return None
@@ -78,12 +78,12 @@ def is_available() -> bool:
 
 
 def capability() -> str:
-    """The instruction set in use on this machine: ``'avx2'`` or ``'portable'``."""
+    """The instruction set in use: ``'avx2'`` or ``'portable'``."""
     return _library.mmatm_capability().decode()
 
 
 def threading() -> str:
-    """What runs the kernels, e.g. ``'OpenMP of torch (libgomp.so.1)'`` or ``'one thread'``."""
+    """The threads in use, e.g. ``'OpenMP of torch (libgomp.so.1)'`` or ``'one thread'``."""
     if _openmp is None:
         return 'one thread'
 
@@ -101,24 +101,24 @@ def threading() -> str:
 
 
 def forward(x: Tensor, offset: Tensor) -> Tensor:
-    """Sample ``x [B, H, W, C]`` at ``offset [B, H, W, 2 * G]``, giving ``[B, H, W, 2 * C]``."""
+    """Sample ``x [B, H, W, C]`` at ``offset [B, H, W, 2 * G]``; returns ``[B, H, W, 2 * C]``."""
     return _forward(x, offset, with_mean=False)[0]
 
 
 def forward_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples, and the mean over all tokens of ``[samples, x]``, ``[B, 3 * C]``."""
+    """Return the samples, and the mean of ``[samples, x]`` over all tokens, ``[B, 3 * C]``."""
     return _forward(x, offset, with_mean=True)
 
 
 def backward(grad: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``offset``, given that of the samples, ``[B, H, W, 2 * C]``."""
+    """Return the gradients of ``x`` and ``offset``, given that of the samples."""
     return _backward(grad, None, x, offset)
 
 
 def backward_mean(
     grad: Tensor, grad_mean: Tensor, x: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``offset``, given those of :func:`forward_mean`'s two results."""
+    """Return the gradients of ``x`` and ``offset``, given those of :func:`forward_mean`."""
     return _backward(grad, grad_mean, x, offset)
 
 
@@ -164,7 +164,7 @@ def _backward(
 
 
 def _sizes(x: Tensor, offset: Tensor) -> tuple[int, ...]:
-    """``B, H, W, C, G``, after checking that the tensors fit together and to the library."""
+    """Return ``B, H, W, C, G`` after checking the tensors."""
     if x.dim() != 4 or offset.dim() != 4:
         raise ValueError(
             'x and offset must have 4 dimensions, '

@@ -1,5 +1,8 @@
 """Plain-PyTorch definition of the sampling step, which every faster backend is held against."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,53 @@ def active_sample(x: Tensor, offset: Tensor) -> Tensor:
     along_width, along_height = offset.to(dtype).split(groups, dim=-1)
     samples = (_interpolate(grouped, along_width, 2), _interpolate(grouped, along_height, 1))
     return torch.cat([s.flatten(-2) for s in samples], dim=-1).to(x.dtype)
+
+
+def active_sample_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples, ``[B, H, W, 2 * C]``, and the mean over tokens of them and ``x``, ``[B, 3C]``."""
+    samples = active_sample(x, offset)
+    return samples, mean(samples, x)
+
+
+def mean(samples: Tensor, x: Tensor) -> Tensor:
+    """The mean over all tokens of ``samples [B, H, W, 2 * C]`` and ``x``, ``[B, 3 * C]``."""
+    return torch.cat([samples.mean((1, 2)), x.mean((1, 2))], dim=1)
+
+
+def active_sample_backward(grad: Tensor, x: Tensor, offset: Tensor) -> Any:
+    """Gradients of ``x`` and ``offset``, given that of the samples, ``[B, H, W, 2 * C]``."""
+    return pull_back(active_sample, (grad,), (x, offset))
+
+
+def active_sample_mean_backward(grad: Tensor, grad_mean: Tensor, x: Tensor, offset: Tensor) -> Any:
+    """Gradients of ``x`` and ``offset``, given those of :func:`active_sample_mean`'s results."""
+    return pull_back(active_sample_mean, (grad, grad_mean), (x, offset))
+
+
+def pull_back(function: Callable, grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
+    """Gradients of ``inputs``, given those of the results of ``function(*inputs)``.
+
+    They are differentiable in everything, any number of times.
+    """
+    results, pull = torch.func.vjp(function, *inputs)
+    return pull(grads[0] if isinstance(results, Tensor) else tuple(grads))
+
+
+def push_forward(
+    function: Callable, tangents: Sequence[Tensor | None], inputs: Sequence[Tensor]
+) -> Any:
+    """The tangents of the results of ``function(*inputs)``, given those of ``inputs``.
+
+    Reverse mode twice, because forward mode cannot be entered within itself: what pulls back is
+    linear in the gradients, and its own transpose pushes forward.
+    """
+    tangents = [torch.zeros_like(i) if t is None else t for t, i in zip(tangents, inputs, strict=True)]
+    results = function(*inputs)
+    single = isinstance(results, Tensor)
+    grads = [torch.zeros_like(r) for r in ((results,) if single else results)]
+    _, push = torch.func.vjp(lambda *grads: pull_back(function, grads, inputs), *grads)
+    pushed = push(tuple(tangents))
+    return pushed[0] if single else pushed
 
 
 def _interpolate(x: Tensor, offset: Tensor, dim: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..utils.compat import is_transforming
 from . import cpp, reference, triton
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -61,7 +62,7 @@ def active_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> Tens
     backend = _check(x, offset, backend)
     if backend == 'reference':
         return reference.active_sample(x, offset)
-    return _forward(x, offset, backend)
+    return _sample(x, offset, backend)
 
 
 def active_sample_mean(
@@ -70,9 +71,9 @@ def active_sample_mean(
     """:func:`active_sample`, and the mean over all tokens of ``[samples, x]``, ``[B, 3 * C]``."""
     backend = _check(x, offset, backend)
     if backend == 'cpp':
-        return _forward_mean(x, offset)
+        return _sample_mean(x, offset)
     samples = active_sample(x, offset, backend)
-    return samples, torch.cat([samples.mean((1, 2)), x.mean((1, 2))], dim=1)
+    return samples, reference.mean(samples, x)
 
 
 def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
@@ -193,24 +194,76 @@ _backward_mean = _register(
 )
 
 
-def _differentiable(forward: Callable, backward: Callable) -> Callable:
-    """The operator ``forward`` with ``backward``, of its gradients and arguments, as derivative."""
+def _differentiable(operator: Any, definition: Callable, backward: Callable | None = None) -> Any:
+    """Give ``operator`` its derivatives, also for the transforms of ``torch.func``.
+
+    Args:
+        operator: of tensors, and for some of a backend, to a tensor or several.
+        definition: the same of the tensors alone, in plain PyTorch, which is differentiated
+            where ``backward`` is not enough.
+        backward: gradients and arguments to the gradients of the tensors; None differentiates
+            ``definition``.
+
+    Returns:
+        ``operator``, to be called in its place.
+    """
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor, offset: Tensor, *backend: str) -> Any:
-            ctx.save_for_backward(x, offset)
-            ctx.backend = backend
+        def forward(*args: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                return forward(x, offset, *backend)
+                return operator(*args)
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            tensors = [a for a in inputs if isinstance(a, Tensor)]
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+            ctx.backend = inputs[len(tensors) :]
+
+        @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-            return *backward(*grads, *ctx.saved_tensors, *ctx.backend), *(None for _ in ctx.backend)
+            if backward:
+                grad_tensors = backward(*grads, *ctx.saved_tensors, *ctx.backend)
+            else:
+                grad_tensors = reference.pull_back(definition, grads, ctx.saved_tensors)
+            return *grad_tensors, *(None for _ in ctx.backend)
 
-    return Differentiable.apply
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+            tensors = ctx.saved_tensors
+            return reference.push_forward(definition, tangents[: len(tensors)], tensors)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+            """Images of all batches are independent, so the batches become one."""
+            size = info.batch_size
+            merged = [
+                a if not isinstance(a, Tensor)
+                else (a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0)).flatten(0, 1)
+                for a, dim in zip(args, in_dims, strict=True)
+            ]  # fmt: skip
+            results = Differentiable.apply(*merged)
+            if isinstance(results, Tensor):
+                return results.unflatten(0, (size, len(results) // size)), 0
+            split = tuple(r.unflatten(0, (size, len(r) // size)) for r in results)
+            return split, (0,) * len(split)
+
+    def call(*args: Any) -> Any:
+        # The dispatcher has no rules for the transforms, but an autograd function does.
+        return Differentiable.apply(*args) if is_transforming() else operator(*args)
+
+    _LIBRARY.impl(operator.name().partition('::')[2], Differentiable.apply, 'Autograd')
+    return call
 
 
-_LIBRARY.impl('active_sample', _differentiable(_forward, _backward), 'Autograd')
-_LIBRARY.impl('active_sample_mean', _differentiable(_forward_mean, _backward_mean), 'Autograd')
+_sample = _differentiable(
+    _forward,
+    reference.active_sample,
+    _differentiable(_backward, reference.active_sample_backward),
+)
+_sample_mean = _differentiable(
+    _forward_mean,
+    reference.active_sample_mean,
+    _differentiable(_backward_mean, reference.active_sample_mean_backward),
+)

@@ -1,11 +1,11 @@
-"""Triton backend of the sampling step, for CUDA devices.
+"""Triton backend of the sampling operator, for CUDA devices.
 
-The step does little arithmetic, so what counts is memory traffic. A program reads both axes for a
-square of tokens times some channels: neighbouring tokens sample neighbouring tokens, so ``x``
-leaves device memory about once. Its registers are laid out as ``[tokens, groups, share]``: a thread
-locates a group once and moves its adjacent channels in one access.
+The operator does little arithmetic, so memory traffic is what counts. A program samples a tile of
+tokens and some of their channels along both axes. Neighboring tokens sample neighboring tokens, so
+``x`` is read from device memory about once. Registers are laid out as ``[tokens, groups, share]``:
+a thread locates a group once and moves its adjacent channels in one access.
 
-With ``TRITON_INTERPRET=1`` in the environment the kernels run on CPU tensors instead.
+With ``TRITON_INTERPRET=1`` in the environment, the kernels run on CPU tensors.
 """
 
 from types import SimpleNamespace
@@ -17,8 +17,8 @@ try:
     import triton
     import triton.language as tl
     from triton import jit
-    from triton.language import cast as _  # noqa: F401  Triton 2 lacks it, and cannot compile these
-except ImportError:  # then the kernels below are plain functions that nothing calls
+    from triton.language import cast as _  # noqa: F401  not in Triton 2, which cannot compile these
+except ImportError:  # the kernels below become plain functions, which are never called
     triton, tl = None, SimpleNamespace(constexpr=None)
 
     def jit(function=None, **_):
@@ -27,18 +27,18 @@ except ImportError:  # then the kernels below are plain functions that nothing c
 
 _TILE_CHANNELS = 32
 _TILE_TOKENS = 64
-_TILE_WARPS = 16  # a thread for 4 channels: in float32, the widest access there is
+_TILE_WARPS = 16  # 4 channels per thread: in float32, the widest access there is
 
 
 def is_available() -> bool:
-    """Whether Triton is installed and has a CUDA device, or its interpreter, to run on."""
+    """Whether Triton is installed and can run, on a CUDA device or in its interpreter."""
     if triton is None:
         return False
     return torch.cuda.is_available() or not isinstance(_forward_kernel, triton.JITFunction)
 
 
 def forward(x: Tensor, offset: Tensor) -> Tensor:
-    """Sample ``x [B, H, W, C]`` at ``offset [B, H, W, 2 * G]``, giving ``[B, H, W, 2 * C]``."""
+    """Sample ``x [B, H, W, C]`` at ``offset [B, H, W, 2 * G]``; returns ``[B, H, W, 2 * C]``."""
     x, offset = x.contiguous(), offset.contiguous()
     out = torch.empty(*x.shape[:3], 2 * x.shape[3], dtype=x.dtype, device=x.device)
     if out.numel():
@@ -49,21 +49,20 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def backward(grad_output: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`forward`, given that of its result, ``[B, H, W, 2 * C]``.
+    """Return the gradients of ``x`` and ``offset``, given that of the samples.
 
-    Returns:
-        The gradients of ``x [B, H, W, C]`` and of ``offset [B, H, W, 2 * G]``. The latter has the
-        same bits in every run; the former only if torch is set to deterministic algorithms.
+    The gradient of ``offset`` is bitwise identical in every run, that of ``x`` only if torch uses
+    deterministic algorithms.
     """
     if not grad_output.numel():
         return torch.zeros_like(x), torch.zeros_like(offset)
     grad_output, x, offset = grad_output.contiguous(), x.contiguous(), offset.contiguous()
     grad_x = torch.zeros(x.shape, dtype=_real(x), device=x.device)
     grad_offset = torch.empty_like(offset)
-    # The gradient of x is a scatter, for offsets have no bound within which to gather. Atomics do
-    # it in the pass that computes the gradient of the offsets. Without them, one warp walks along
-    # a whole line of tokens and waits for memory at each: a fixed order, but a map has too few
-    # lines to keep a GPU busy, be the offsets ever so small.
+    # The gradient of x is a scatter, because offsets have no bound within which to gather. Atomics
+    # do it in the pass that computes the gradient of the offsets. Without atomics, one warp walks
+    # along a whole line of tokens and waits for memory at each. The order is then fixed, but maps
+    # have too few lines to keep a GPU busy, however small the offsets are.
     in_order = torch.are_deterministic_algorithms_enabled()
     programs, tile = _tiles(x, offset)
     size = x.shape[1:3]
@@ -82,7 +81,7 @@ def _real(x: Tensor) -> torch.dtype:
 
 
 def _channel_blocks(x: Tensor, offset: Tensor) -> tuple[int, dict]:
-    """Into how many blocks the channels fall, and the compile-time arguments that say so."""
+    """The number of blocks of channels, and their compile-time arguments."""
     groups = offset.shape[3] // 2
     share = x.shape[3] // groups
     lanes = triton.next_power_of_2(share)
@@ -93,7 +92,7 @@ def _channel_blocks(x: Tensor, offset: Tensor) -> tuple[int, dict]:
 
 
 def _tiles(x: Tensor, offset: Tensor) -> tuple[int, dict]:
-    """How many programs cover the map in tiles, and their compile-time arguments."""
+    """The number of programs that cover the map with tiles, and their compile-time arguments."""
     blocks, constants = _channel_blocks(x, offset)
     channels = constants['BLOCK'] * constants['LANES']
     tokens = max(1, _TILE_TOKENS * _TILE_CHANNELS // channels)
@@ -104,22 +103,22 @@ def _tiles(x: Tensor, offset: Tensor) -> tuple[int, dict]:
 
 
 def _lines(x: Tensor, offset: Tensor, axis: int) -> tuple[int, dict]:
-    """How many programs walk along the width (0) or height (1), and their constants."""
+    """The number of programs that walk along the width (0) or height (1), and their constants."""
     blocks, constants = _channel_blocks(x, offset)
     lines = x.shape[0] * x.shape[1 + axis]
     return lines * blocks, {**constants, 'AXIS': axis, 'num_warps': 1}
 
 
-# Every image may have its own size: do not compile for some of them anew.
+# Images have many sizes: do not recompile for special ones.
 _kernel = jit(do_not_specialize=['height', 'width'])
 
 
 @jit
 def _channels(GROUPS: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr):
-    """Split the program's number into a remaining one and its block of channels.
+    """Split the program's number into a tile or line and a block of channels.
 
-    Returns the remainder, ``group [1, BLOCK]``, whether it exists, ``channel [1, BLOCK, LANES]``,
-    and whether the lane does.
+    Returns the number of the tile or line, ``group [1, BLOCK]``, whether that group exists,
+    ``channel [1, BLOCK, LANES]``, and whether that channel exists.
     """
     BLOCKS: tl.constexpr = (GROUPS + BLOCK - 1) // BLOCK
     program = tl.program_id(0)
@@ -131,7 +130,7 @@ def _channels(GROUPS: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr, LA
 
 @jit
 def _tokens(tile, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Row, column and index in memory of the tokens of a tile, each ``[ROWS * COLUMNS, 1]``."""
+    """Row, column and index of the tokens of a tile, each ``[ROWS * COLUMNS, 1]``."""
     across = tl.cdiv(width, COLUMNS)
     down = tl.cdiv(height, ROWS)
     number = tl.arange(0, ROWS * COLUMNS)[:, None]
@@ -157,22 +156,22 @@ def _locate(
     SHARE: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """Read the offsets along an axis and find the two neighbours of the positions they lead to.
+    """Load the offsets along an axis and find the two tokens next to each sampling position.
 
-    Returns where in memory the offsets are and whether positions are infinite, both
-    ``[tokens, BLOCK]``. Then, to be broadcast to ``[tokens, BLOCK, LANES]``: the weight of the
-    second neighbour, where in x the first one is and whether it exists, the same of the second,
-    and where in the output the sample is.
+    Returns the indices of the offsets and whether positions are infinite, both ``[tokens, BLOCK]``.
+    Then, broadcastable to ``[tokens, BLOCK, LANES]``: the weight of the second token, the index of
+    the first in x and whether it exists, the same for the second, and the index of the sample in
+    the output.
     """
     CHANNELS: tl.constexpr = GROUPS * SHARE
-    # The hint, true of anything, keeps Triton from loading several adjacent offsets per thread: all
-    # that follows from them would have to pass through shared memory to the threads in need.
+    # This hint is always true. It keeps Triton from loading several adjacent offsets per thread:
+    # everything computed from them would have to pass through shared memory to other threads.
     place = tl.max_contiguous(token * (2 * GROUPS) + axis * GROUPS + group, (1, 1))
     position = index + tl.load(offset + place, mask=valid, other=0).to(REAL)
     floor = tl.floor(position)
     infinite = tl.abs(position) == float('inf')
     weight = tl.where(infinite, 0.0, position - floor)[:, :, None]
-    # Only what is near the axis may become an integer. NaN is not.
+    # Only positions near the axis are converted to integers. NaN is not.
     left = tl.where((floor >= -1) & (floor < size), floor, -2).to(tl.int32)
     left_valid = (valid & (left >= 0))[:, :, None] & lane
     right_valid = (valid & (left >= -1) & (left + 1 < size))[:, :, None] & lane
@@ -233,7 +232,7 @@ def _backward_kernel(
     COLUMNS: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """The gradient of the offsets, and with ``SCATTER`` that of x, in any order."""
+    """The gradient of the offsets and, with ``SCATTER``, that of x, summed in any order."""
     tile, group, exists, channel, lane = _channels(GROUPS, SHARE, BLOCK, LANES)
     row, column, token = _tokens(tile, height, width, ROWS, COLUMNS)
     valid = exists & (row < height) & (column < width)
@@ -269,7 +268,7 @@ def _scatter_kernel(
     LANES: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    """Add one axis's share of the gradient of x in a fixed order: a program owns a line."""
+    """Add the gradient of x along one axis in a fixed order; a program owns a line."""
     line, group, valid, channel, lane = _channels(GROUPS, SHARE, BLOCK, LANES)
     line = line.to(tl.int64)
     if AXIS == 0:
@@ -287,8 +286,8 @@ def _scatter_kernel(
         grad = tl.load(grad_output + sample, mask=valid[:, :, None] & lane, other=0).to(REAL)
         low = tl.load(first, mask=left, other=0) + (1 - weight) * grad
         high = tl.load(second, mask=right, other=0) + weight * grad
-        # An element may be loaded by one thread and stored by another, so let all loads come
-        # before the stores, and these before the next token's loads.
+        # One thread may load an element and another store it, so all loads must come before the
+        # stores, and these before the next token's loads.
         tl.debug_barrier()
         tl.store(first, low, mask=left)
         tl.store(second, high, mask=right)

@@ -1,6 +1,7 @@
-"""What old releases of torch, from 2.1 on, lack: the one place that knows of releases.
+"""Replacements for functions that older releases of torch, from 2.1 on, do not have.
 
-Each function does what the newer one it names does, and can give way to it.
+No other module depends on torch's release. Each function can be replaced by the newer one that it
+names.
 """
 
 import codecs
@@ -13,12 +14,30 @@ from typing import Any
 
 import torch
 from torch import serialization
+from torch.autograd import forward_ad
 
 
 def is_compiling() -> bool:
     """``torch.compiler.is_compiling`` of torch 2.3."""
     function = getattr(torch.compiler, 'is_compiling', None)
     return bool(function and function())
+
+
+def fix_sizes(*sizes: int) -> None:
+    """Compile for these very ``sizes`` where Inductor cannot handle symbolic ones: before 2.15.
+
+    There it fails to order the strides of a map of which two sizes are symbolic.
+    """
+    if torch.__version__ >= (2, 15) or not is_compiling():
+        return
+    if not getattr(torch.compiler, 'is_exporting', lambda: False)():
+        for size in sizes:
+            range(size)  # a range is of numbers, so that the compiler replaces the symbol
+
+
+def is_transforming() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is under way."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_cpu_autocast_enabled() -> bool:
@@ -34,10 +53,10 @@ def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
     """``torch.serialization.safe_globals`` as of torch 2.6.
 
     Args:
-        allowed: what ``torch.load(weights_only=True)`` accepts within, besides what it does anyway:
-            objects, or ``(object, 'module.name')``.
+        allowed: what ``torch.load(weights_only=True)`` also accepts in this context: objects, or
+            tuples ``(object, 'module.name')``.
     """
-    if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):  # (object, name) is understood
+    if hasattr(serialization, 'get_unsafe_globals_in_checkpoint'):  # accepts (object, name)
         with serialization.safe_globals(list(allowed)):
             yield
         return
@@ -50,7 +69,7 @@ def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
 
 
 def _unpickler_with(allowed: Sequence[Any]) -> Any:
-    """Torch's unpickler of weights, for pickles that also refer to what is ``allowed``."""
+    """Torch's unpickler of weights, extended by what is ``allowed``."""
     original: Any = serialization._weights_only_unpickler
     known = {'_codecs.encode': codecs.encode, **original._get_allowed_globals()}
     for item in allowed:
@@ -59,7 +78,7 @@ def _unpickler_with(allowed: Sequence[Any]) -> Any:
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            module = IMPORT_MAPPING.get(module, module)  # files name modules as Python 2 did
+            module = IMPORT_MAPPING.get(module, module)  # files use the module names of Python 2
             if f'{module}.{name}' not in known:
                 raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
             return known[f'{module}.{name}']

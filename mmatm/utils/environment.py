@@ -1,7 +1,7 @@
-"""Versions and builds of what mmatm runs on, and the mixtures of them that cannot work.
+"""Versions and builds of mmatm's dependencies, and combinations of them that cannot work.
 
-Everything here works in a broken environment too: it imports other packages only inside functions,
-and reports what fails instead of failing.
+This module works in broken environments too: it imports other packages only inside functions, and
+reports their errors.
 """
 
 import platform
@@ -21,10 +21,10 @@ _OTHERS = {name: (name,) for name in ('torch', 'torchvision', 'timm', 'numpy', '
 
 
 def collect_env() -> dict[str, str]:
-    """All that a bug report needs to say about the environment, as ``name -> value``.
+    """Describe the environment for a bug report, as ``name -> value``.
 
-    Begins with what mmengine's own ``collect_env`` finds (GPU, compilers, build of torch). Broken
-    mixtures come last, under ``problem 1`` and so on.
+    The results of mmengine's own ``collect_env`` come first (GPU, compilers, build of torch),
+    combinations that cannot work come last, as ``problem 1`` and so on.
     """
     env: dict[str, str] = {}
     try:
@@ -48,7 +48,7 @@ def collect_env() -> dict[str, str]:
 
 
 def find_problems(thorough: bool = False) -> Iterator[str]:
-    """Why this environment cannot work, one sentence with the remedy each.
+    """Yield why this environment cannot work, as sentences that include the remedy.
 
     Args:
         thorough: also import torchvision, timm and OpenCV to see whether they load.
@@ -69,15 +69,15 @@ def find_problems(thorough: bool = False) -> Iterator[str]:
         for name in needed:
             try:
                 import_module(name)
-            except Exception as error:  # torchvision raises a RuntimeError
+            except Exception as error:  # torchvision raises RuntimeError
                 yield explain(error) or f'{name} cannot be imported: {_failure(error)}'
                 break
 
 
 def explain(error: Exception) -> str | None:
-    """The cause and the remedy of an exception at import, where it is known."""
+    """Return the cause and the remedy of an exception at import, if they are known."""
     if isinstance(error, ImportError) and error.name == 'cv2':
-        # OneDL's mmengine imports it without requiring it; opencv-python needs the system's OpenGL.
+        # OneDL's mmengine imports but does not require it; opencv-python needs OpenGL.
         return (
             f'OpenCV, which mmengine needs, cannot be imported ({_failure(error)}): run '
             '"pip install opencv-python-headless"'

@@ -1,4 +1,4 @@
-"""Files that survive a kill: written all or not at all, with a checksum beside them."""
+"""Files that survive a kill: written completely or not at all, with a checksum."""
 
 import errno
 import hashlib
@@ -7,15 +7,15 @@ import zipfile
 from pathlib import Path
 
 PART = '.part'  # suffix of a file that is being written
-CHECKSUM = '.sha256'  # suffix of the file beside it, in the format of the command sha256sum
+CHECKSUM = '.sha256'  # suffix of the file next to it, in the format of the command sha256sum
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Replace ``path`` by ``content`` such that a kill or crash leaves the old or the new file.
+    """Replace the content of ``path``; after a kill or crash the file is either old or new.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; the old file is untouched and
-            nothing half-written stays.
+        OSError: the disk is full, or the folder is not writable. The old file is unchanged, and no
+            partial file remains.
     """
     path = Path(path)
     part = path.with_name(path.name + PART)
@@ -32,10 +32,10 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make a renaming in ``folder`` durable, where the system can."""
+    """Make a renaming in ``folder`` durable, if the system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
+    except OSError:  # Windows cannot open folders
         return
     try:
         os.fsync(descriptor)
@@ -47,25 +47,25 @@ def _sync(folder: Path) -> None:
 
 
 def write_with_checksum(path: str | os.PathLike, content: bytes) -> None:
-    """:func:`write_atomically`, and the checksum into ``path`` + :data:`CHECKSUM` after it."""
+    """Call :func:`write_atomically`, then write the checksum to ``path`` + :data:`CHECKSUM`."""
     path = Path(path)
     checksum = checksum_path(path)
-    checksum.unlink(missing_ok=True)  # first: it would not fit the new content
+    checksum.unlink(missing_ok=True)  # before it is outdated
     write_atomically(path, content)
     line = f'{hashlib.sha256(content).hexdigest()}  {path.name}\n'
     write_atomically(checksum, line.encode())
 
 
 def checksum_path(path: str | os.PathLike) -> Path:
-    """Where the checksum of ``path`` is, if it has one."""
+    """Return the path of the checksum file of ``path``, which may not exist."""
     return Path(f'{os.fspath(path)}{CHECKSUM}')
 
 
 def damage(path: str | os.PathLike) -> str | None:
-    """What shows that ``path`` is not what was written, or None.
+    """Return how a file differs from what was written, or None.
 
-    Looked at is the checksum beside the file; without one, those inside a zip archive, the format
-    of :func:`torch.save`. (:func:`torch.load` looks at neither.)
+    This checks the checksum next to the file. Without one, it checks those inside a zip archive,
+    the format of :func:`torch.save`. (:func:`torch.load` checks neither.)
     """
     checksum = checksum_path(path)
     if checksum.is_file():
@@ -83,7 +83,7 @@ def damage(path: str | os.PathLike) -> str | None:
             return None
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # zipfile raises nearly all there are for bytes that do not fit
+    except Exception as error:  # zipfile raises many types for invalid bytes
         return f'its archive is broken: {error}'
     if broken is not None:
         return f'its record {broken} does not have the checksum that the archive holds'

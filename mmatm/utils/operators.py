@@ -1,4 +1,4 @@
-"""Which operators mmcv uses, and a file that makes it use those of :mod:`mmatm.mmcv_ext`."""
+"""Which operators mmcv uses, and how to make it use those of :mod:`mmatm.mmcv_ext`."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +7,7 @@ _LINE = 'from mmatm.mmcv_ext import __getattr__  # written by "mmatm operators i
 
 
 def status() -> str:
-    """Which operators mmcv uses, in one sentence."""
+    """Describe in one sentence which operators mmcv uses."""
     folder = mmcv_folder()
     if folder is None:
         return 'mmcv is not installed'
@@ -19,16 +19,16 @@ def status() -> str:
 
 
 def install() -> str:
-    """Write the file that makes mmcv use the operators of mmatm in every program.
+    """Write a file that makes mmcv use the operators of mmatm in every program.
 
-    Compiled operators stay in use, and a file of somebody else's stays as it is.
+    Compiled operators stay in use. A file that mmatm did not write is never replaced.
 
     Returns:
-        What :func:`status` says then.
+        The new result of :func:`status`.
 
     Raises:
         FileNotFoundError: mmcv is not installed.
-        FileExistsError: there is a file of that name which mmatm has not written.
+        FileExistsError: a file of that name exists that mmatm did not write.
     """
     folder = mmcv_folder()
     if folder is None:
@@ -43,7 +43,7 @@ def install() -> str:
 
 
 def remove() -> str:
-    """Delete what :func:`install` has written, and nothing else."""
+    """Delete the file that :func:`install` wrote, and nothing else."""
     folder = mmcv_folder()
     file = folder / '_ext.py' if folder else Path()
     if not _is_ours(file):
@@ -53,14 +53,14 @@ def remove() -> str:
 
 
 def mmcv_folder() -> Path | None:
-    """The folder of mmcv, which is not imported; None where it is not installed."""
+    """Return the folder of mmcv without importing it; None if it is not installed."""
     spec = find_spec('mmcv')
     folders = spec.submodule_search_locations if spec else None
     return Path(next(iter(folders))) if folders else None
 
 
 def compiled_operators(folder: Path) -> Path | None:
-    """Mmcv's compiled module, if it has one."""
+    """Return the compiled module of mmcv, or None."""
     files = [*folder.glob('_ext.*.so'), *folder.glob('_ext.so'), *folder.glob('_ext.*pyd')]
     return files[0] if files else None
 

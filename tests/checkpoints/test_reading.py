@@ -1,22 +1,20 @@
-"""Checkpoints on the web: downloaded once, by one process of a job, never waited for in vain."""
+"""Checkpoints at URLs: downloaded once, by one process of a job."""
 
 import http.server
-import subprocess
-import sys
 import threading
 from functools import partial
 
 import pytest
 import torch
 
-from commands import ROOT, environment
+from commands import python
 from mmatm.checkpoints import CheckpointError, read_checkpoint
 from mmatm.models import ATMNet
 from reference import published_state_dict
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder in silence, and counts."""
+    """Serves a folder without logging, and records the requests."""
 
     requests: list[str] = []  # noqa: RUF012
 
@@ -30,7 +28,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The address of a folder with ``xt.pth``; torch's hub folder is another."""
+    """The URL of a folder with ``xt.pth``; torch's hub folder is elsewhere."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'hub'))
     folder = tmp_path / 'web'
     folder.mkdir()
@@ -59,7 +57,7 @@ def test_downloaded_once(server):
 @pytest.mark.parametrize(
     ('name', 'said'), [('none.pth', 'cannot be downloaded'), ('damaged.pth', 'is damaged')]
 )
-def test_what_is_not_there_or_not_whole(server, name, said):
+def test_missing_or_damaged_files(server, name, said):
     with pytest.raises(CheckpointError, match=said):
         read_checkpoint(f'{server}/{name}')
 
@@ -83,12 +81,9 @@ except CheckpointError as error:
 def test_two_processes(server, name, outcome, tmp_path):
     script = tmp_path / 'job.py'
     script.write_text(JOB)
-    done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0',
-         '--rdzv_endpoint=127.0.0.1:0', '--rdzv_backend=c10d', script, f'{server}/{name}'],
-        env={**environment(), 'PYTHONPATH': str(ROOT)},
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = python('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0',
+                  '--rdzv_endpoint=127.0.0.1:0', '--rdzv_backend=c10d', script,
+                  f'{server}/{name}')  # fmt: skip
     assert done.stdout.split() == [outcome] * 2, done.stderr
     if outcome == 'loaded':
         assert Handler.requests == ['/xt.pth']

@@ -1,25 +1,14 @@
 """The command ``mmatm``, run as a user runs it."""
 
-import subprocess
-import sys
-
 import pytest
 
-from commands import DETECTOR, ROOT, environment
+from commands import DETECTOR, ROOT, python
 from mmatm.packaged import find_config, model_names
 from mmatm.utils import operators
 
 
-def mmatm(*arguments, code=0, cwd=None):
-    done = subprocess.run(
-        [sys.executable, '-m', 'mmatm', *map(str, arguments)],
-        env={**environment(), 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=cwd,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
+def mmatm(*arguments, **options):
+    done = python('-m', 'mmatm', *arguments, **options)
     return done.stdout + done.stderr
 
 
@@ -32,11 +21,8 @@ def test_every_tool_is_a_command():
     assert usage == mmatm('--help')
 
 
-def test_unknown_command():
+def test_usage_of_one_command():
     assert "unknown command 'trian'" in mmatm('trian', code=1)
-
-
-def test_help_names_the_command():
     assert mmatm('get_flops', '--help').startswith('usage: mmatm get-flops')
 
 
@@ -47,14 +33,10 @@ def test_config_by_name_or_path(name):
     assert find_config(name).endswith('.py')
 
 
-def test_similar_names_are_offered(tmp_path):
-    said = mmatm('train', 'mask_rcn_atmnet_t', code=1, cwd=tmp_path)
-    assert 'mask_rcnn_atmnet_t' in said
-    assert len(said.strip().splitlines()) == 1
-
-
-def test_print_config_of_a_name(tmp_path):
+def test_config_names_in_commands(tmp_path):
     assert "type='MaskRCNN'" in mmatm('print-config', 'mask_rcnn_atmnet_t', cwd=tmp_path)
+    (said,) = mmatm('train', 'mask_rcn_atmnet_t', code=1, cwd=tmp_path).strip().splitlines()
+    assert 'did you mean mask_rcnn_atmnet_t' in said
 
 
 def test_configs_lists_every_config():
@@ -64,7 +46,7 @@ def test_configs_lists_every_config():
 
 @pytest.fixture
 def mmcv(tmp_path, monkeypatch):
-    """A folder in place of mmcv's."""
+    """A folder that replaces mmcv's."""
     monkeypatch.setattr(operators, 'mmcv_folder', lambda: tmp_path)
     return tmp_path
 
@@ -81,16 +63,12 @@ def test_operators_are_installed_and_removed(mmcv):
     assert 'nothing to remove' in operators.remove()
 
 
-def test_compiled_operators_are_never_replaced(mmcv):
-    (mmcv / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
-    assert 'nothing to do' in operators.install()
-    assert 'nothing to remove' in operators.remove()
-    assert len(list(mmcv.iterdir())) == 1
-
-
-def test_files_of_others_are_never_replaced(mmcv):
+def test_other_files_are_never_replaced(mmcv):
     (mmcv / '_ext.py').write_text('nms = None\n')
     with pytest.raises(FileExistsError):
         operators.install()
-    operators.remove()
+    (mmcv / '_ext.cpython-311-x86_64-linux-gnu.so').touch()
+    assert 'nothing to do' in operators.install()
+    assert 'nothing to remove' in operators.remove()
     assert (mmcv / '_ext.py').read_text() == 'nms = None\n'
+    assert len(list(mmcv.iterdir())) == 2

@@ -1,8 +1,8 @@
-"""Predict pictures of extreme shapes in a process of its own:
+"""Predict on images of extreme shapes in a process of its own:
 python predict_extreme.py CONFIG {model,backbone}
 
-Prints JSON: for each batch its pictures, height, width and by how many bytes the process's peak
-memory then exceeds that before the first of them, and what was predicted.
+Prints JSON per batch: the number of images, height and width; by how many bytes the peak memory of
+the process exceeds that before the first batch; and the predictions.
 """
 
 import json
@@ -29,7 +29,7 @@ def main(config: str, part: str) -> None:
         from mmdet.registry import MODELS
         from mmdet.structures import DetDataSample as Sample
 
-        cfg.model.test_cfg.rcnn.score_thr = 0.0  # an untrained model finds something, too
+        cfg.model.test_cfg.rcnn.score_thr = 0.0  # so that an untrained model finds something
     else:
         from mmseg.registry import MODELS
         from mmseg.structures import SegDataSample as Sample
@@ -39,15 +39,15 @@ def main(config: str, part: str) -> None:
     def predict(count: int, height: int, width: int) -> list[dict]:
         size = (height, width)
         metainfo = dict(ori_shape=size, img_shape=size, scale_factor=(1.0, 1.0), img_id=0)
-        pictures = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
+        images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
         if part == 'backbone':
             with torch.no_grad():
-                levels = model.backbone(pictures.float())
+                levels = model.backbone(images.float())
             return [dict(shape=list(x.shape), finite=bool(x.isfinite().all())) for x in levels]
-        samples = [Sample(metainfo=metainfo) for _ in pictures]
+        samples = [Sample(metainfo=metainfo) for _ in images]
         return [
             describe(sample)
-            for sample in model.test_step(dict(inputs=list(pictures), data_samples=samples))
+            for sample in model.test_step(dict(inputs=list(images), data_samples=samples))
         ]
 
     def describe(sample: Sample) -> dict:

@@ -1,6 +1,7 @@
-"""Every config of the zoo builds, learns and predicts on small pictures."""
+"""All configs build, learn and predict on small images."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mmatm.engine import CpuAmpOptimWrapper
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
+pytest.importorskip('mmpretrain')
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCHS = ('xt', 't', 's', 'b', 'l')
@@ -28,15 +30,17 @@ DETECTION = [
     for arch in ARCHS
 ]
 SEGMENTATION = [f'{head}_atmnet_{arch}' for head in ('upernet', 'fpn') for arch in ARCHS]
+CLASSIFIER = 'atmnet_xt_in1k'
 FILES = {name: CONFIGS / 'detection' / f'{name}.py' for name in DETECTION}
 FILES |= {name: CONFIGS / 'segmentation' / f'{name}.py' for name in SEGMENTATION}
+FILES[CLASSIFIER] = CONFIGS / 'classification' / f'{CLASSIFIER}.py'
 
 
 def build(name):
     cfg = Config.fromfile(FILES[name])
     init_default_scope(cfg.default_scope)
     if name in SEGMENTATION:
-        cfg.model.data_preprocessor.size = (64, 64)  # or the pictures are padded to 512
+        cfg.model.data_preprocessor.size = (64, 64)  # or the images are padded to 512
     # Fewer regions and a narrower head, for speed: bfloat16 is a hundred times slower than float32
     # where the processor lacks it.
     if 'rcnn' in name:
@@ -50,26 +54,27 @@ def build(name):
     return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
-def pictures(name, size=64):
-    """Two small pictures with their annotations, as a data loader would give them."""
-    classes = 80 if name in DETECTION else 150
+def images(name, size=64):
+    """Two small images with their annotations, as from a data loader."""
     if name in DETECTION:
         from mmdet.testing import demo_mm_inputs
 
         mask = 'mask' in name
         return demo_mm_inputs(
-            2, [[3, size, size]] * 2, num_items=[2, 2], num_classes=classes, with_mask=mask
+            2, [[3, size, size]] * 2, num_items=[2, 2], num_classes=80, with_mask=mask
         )
+    from mmpretrain.structures import DataSample
     from mmseg.structures import SegDataSample
 
     generator = torch.Generator().manual_seed(0)
-    meta = dict(ori_shape=(size, size), img_shape=(size, size), pad_shape=(size, size))
-    samples = []
-    for _ in range(2):
-        labels = torch.randint(0, classes, (1, size, size), generator=generator)
-        samples.append(SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels)))
     image = torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
-    return dict(inputs=[image, image.flip(-1)], data_samples=samples)
+    inputs = torch.stack([image, image.flip(-1)])
+    if name == CLASSIFIER:
+        return dict(inputs=inputs, data_samples=[DataSample().set_gt_label(i) for i in range(2)])
+    meta = dict(ori_shape=(size, size), img_shape=(size, size), pad_shape=(size, size))
+    labels = torch.randint(0, 150, (2, 1, size, size), generator=generator)
+    samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=each)) for each in labels]
+    return dict(inputs=list(inputs), data_samples=samples)
 
 
 def loss_of(model, inputs):
@@ -91,7 +96,7 @@ def without_gradient(model):
 @pytest.mark.parametrize('name', list(FILES))
 def test_learns_and_predicts(name):
     model = build(name)
-    inputs = pictures(name)
+    inputs = images(name)
 
     loss = loss_of(model.train(), inputs)
     loss.backward()
@@ -102,12 +107,19 @@ def test_learns_and_predicts(name):
         if name in SEGMENTATION:
             assert sample.pred_sem_seg.data.shape == (1, 64, 64)
             assert sample.seg_logits.data.shape == (150, 64, 64)
+        elif name == CLASSIFIER:
+            assert sample.pred_score.shape == (1000,)
         else:
             assert sample.pred_instances.bboxes.shape[1] == 4
             assert ('masks' in sample.pred_instances) == ('mask_rcnn' in name)
 
+
+@pytest.mark.parametrize('name', [name for name in FILES if re.search('_(xt|l)(_|$)', name)])
+def test_mixed_precision_and_frozen_stages(name):
+    """The sizes in between differ from xt only in their depths."""
+    model = build(name)
     # Mixed precision on a CPU, with recomputation of the blocks.
-    small = pictures(name, 48 if name in DETECTION else 32)  # below 48 no anchor fits inside
+    small = images(name, 48 if name in DETECTION else 32)  # below 48 no anchor fits inside
     for stage in model.backbone.stages:
         stage.with_cp = True
     wrapper = CpuAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
@@ -124,13 +136,11 @@ def test_learns_and_predicts(name):
     # The stem and the first two stages frozen.
     model.zero_grad()
     model.backbone.frozen_stages = 2
-    loss_of(model.train(), inputs).backward()
+    loss_of(model.train(), small).backward()
     trained = {n.split('.')[1] for n, p in model.backbone.named_parameters() if p.grad is not None}
     frozen = [n for n, p in model.backbone.named_parameters() if not p.requires_grad]
-    assert {n for n in frozen if n.startswith(('stem.', 'stages.0.', 'stages.1.'))} == {
-        n for n, _ in model.backbone.named_parameters()
-        if n.startswith(('stem.', 'stages.0.', 'stages.1.'))
-    }  # fmt: skip
+    first = ('stem.', 'stages.0.', 'stages.1.')
+    assert {n for n, _ in model.backbone.named_parameters() if n.startswith(first)} <= set(frozen)
     assert {'2', '3'} <= trained
     assert not without_gradient(model)
 
@@ -143,50 +153,31 @@ def test_longer_schedule_has_the_same_model(arch):
     assert long.train_cfg.max_epochs == 3 * short.train_cfg.max_epochs
 
 
-@pytest.mark.parametrize('name', ['mask_rcnn_atmnet_t', 'cascade_mask_rcnn_atmnet_t_ms_3x'])
-def test_detection_recipe(name):
+@pytest.mark.parametrize('name', list(FILES))
+def test_batch_size_of_the_recipe(name):
+    """The base batch size is that of 8 GPUs, and a longer schedule ends with its last decay."""
     cfg = Config.fromfile(FILES[name])
-    epochs = 36 if '3x' in name else 12
-    assert cfg.train_cfg.max_epochs == epochs
-    assert cfg.param_scheduler[-1]['end'] == epochs
-    assert cfg.param_scheduler[-1]['milestones'] == ([27, 33] if '3x' in name else [8, 11])
-    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
-    assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
+    loop = cfg.train_cfg
+    assert cfg.param_scheduler[-1]['end'] == loop.get('max_epochs', loop.get('max_iters'))
+
+
+def test_fine_tuning_at_384():
+    cfg, base = (
+        Config.fromfile(CONFIGS / 'classification' / f'atmnet_{name}_in1k.py')
+        for name in ('l_384', 'l')
     )
-    resize = [t for t in cfg.train_dataloader.dataset.pipeline if 'Resize' in t['type']]
-    if '3x' in name:
-        assert [min(s) for s in resize[0]['scales']] == list(range(480, 801, 32))
-    else:
-        assert resize[0]['scale'] == (1333, 800)
+    assert cfg.model == base.model
+    assert cfg.load_from == f'work_dirs/atmnet_l_in1k/epoch_{base.train_cfg.max_epochs}.pth'
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1]['end']
+    for loader, edge in [('train', 384), ('val', 438), ('test', 438)]:
+        pipeline = cfg[f'{loader}_dataloader'].dataset.pipeline
+        assert pipeline[1]['scale'] == edge
+        assert len(pipeline) == len(base[f'{loader}_dataloader'].dataset.pipeline)
+    assert pipeline[2]['crop_size'] == 384
 
 
-def test_retinanet_recipe():
-    cfg = Config.fromfile(FILES['retinanet_atmnet_t'])
-    assert cfg.train_cfg.max_epochs == 12
-    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
-
-
-def test_segmentation_recipes():
-    cfg = Config.fromfile(FILES['upernet_atmnet_l'])
-    assert cfg.train_cfg.max_iters == 160000
-    assert cfg.model.backbone.drop_path_rate == 0.2
-    assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01
-    )
-    warmup, decay = cfg.param_scheduler
-    assert (warmup['start_factor'], warmup['end']) == (1e-6, 1500)
-    assert (decay['power'], decay['eta_min'], decay['end']) == (1.0, 0.0, 160000)
-    assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 16
-
-    cfg = Config.fromfile(FILES['fpn_atmnet_t'])
-    assert cfg.train_cfg.max_iters == 40000
-    assert cfg.optim_wrapper.optimizer.lr == 2e-4
-    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
-    assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 32
-
-
-@pytest.mark.parametrize('name', ['mask_rcnn_atmnet_xt', 'upernet_atmnet_xt'])
+@pytest.mark.parametrize('name', ['mask_rcnn_atmnet_xt', 'upernet_atmnet_xt', CLASSIFIER])
 def test_weight_decay(name):
     model = build(name)
     cfg = Config.fromfile(FILES[name])
@@ -200,6 +191,6 @@ def test_weight_decay(name):
     }
     for parameter_name, parameter in model.named_parameters():
         exempt = id(parameter) in norms
-        if name == 'mask_rcnn_atmnet_xt':  # as in the paper's ImageNet training
+        if name != 'upernet_atmnet_xt':  # as in the paper's ImageNet training
             exempt |= parameter_name.endswith('bias') or '.peg.' in parameter_name
         assert (id(parameter) in decayed) != exempt, parameter_name

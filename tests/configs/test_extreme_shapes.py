@@ -1,4 +1,4 @@
-"""Whole models on very small and very long pictures, and on many at once."""
+"""Whole models on very small and very long images, and on many at once."""
 
 import json
 import math
@@ -12,12 +12,12 @@ pytest.importorskip('mmseg')
 
 UPERNET = 'configs/segmentation/upernet_atmnet_xt_demo.py'
 ONCE = 64 * 2**20  # bytes: allocators, thread pools, anchors
-# A map of the first stage takes 16 bytes a pixel (64 channels at stride 4 in float32) and the
+# A map of the first stage takes 16 bytes per pixel (64 channels at stride 4 in float32), and the
 # widest layer of a block five times that. UperNet's last convolution has 256 channels there, which
-# are unfolded for its kernel of 3 x 3: 576 bytes.
-BACKBONE, HEADS = 512, 2048  # bytes a pixel
+# are unfolded for its 3 x 3 kernel: 576 bytes.
+BACKBONE, HEADS = 512, 2048  # bytes per pixel
 # The mask head has maps of 28 x 28 with 64 channels for each of at most 20 objects, 4 MB each.
-OBJECTS = 6 * 20 * 28 * 28 * 64 * 4  # bytes a picture
+OBJECTS = 6 * 20 * 28 * 28 * 64 * 4  # bytes per image
 BATCHES = [[1, 32, 32], [1, 31, 4096], [1, 4096, 31], [64, 32, 32]]
 
 

@@ -1,5 +1,6 @@
-"""The code and the commands in the README and docs/, run or looked up."""
+"""The pages: programs run, configs parse, and commands, messages and links exist."""
 
+import ast
 import re
 import shlex
 from contextlib import suppress
@@ -9,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from commands import ROOT, derive
+from commands import ROOT, derive, run
 from mmatm.checkpoints.reading import TRUST_FLAG
 from mmatm.cli import _MODULES, _scripts
 from mmatm.packaged import find_config
@@ -23,9 +24,11 @@ BLOCKS = [
     for block in re.findall(r'```python\n(.*?)```', text, re.S)
 ]
 PROGRAMS = [(p, b) for p, b in BLOCKS if re.search(r'^(import|from) ', b, re.M)]
-CONFIGS = [(p, b) for p, b in BLOCKS if (p, b) not in PROGRAMS and p != 'docs/training.md']
+CONFIGS = [block for block in BLOCKS if block not in PROGRAMS]
+OWN_DATA = next(b for p, b in CONFIGS if p == 'docs/training.md')
 MAKEFILE = (ROOT / 'Makefile').read_text()
 STARTS = ('make', 'mmatm', 'python')
+BASE = 'configs/detection/mask_rcnn_atmnet_t.py'
 SHARED = (ROOT / 'mmatm' / 'cli' / 'arguments.py').read_text()
 SHARED = SHARED.replace('TRUST_FLAG', repr(TRUST_FLAG))  # the one flag named elsewhere
 
@@ -42,6 +45,10 @@ def commands():
 
 
 COMMANDS = list(commands())
+GAP = '…'  # where a message in docs/troubleshooting.md has a value
+PHRASES = re.findall(r'^\|[^|]*?`[^|]*', PAGES['docs/troubleshooting.md'], re.M)
+PHRASES = [phrase for cell in PHRASES for phrase in re.findall('`(.+?)`', cell)]
+LINKING = [ROOT / 'README.md', *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')]
 
 
 def test_blocks_are_found():
@@ -52,7 +59,7 @@ def test_blocks_are_found():
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A function that writes the checkpoints which a block reads, where it looks for them."""
+    """A function that writes the checkpoints that a block reads."""
     monkeypatch.chdir(tmp_path)
 
     def write(block):
@@ -78,12 +85,33 @@ def test_program_runs(page, block, files, capsys):
 
 
 @pytest.mark.parametrize(('page', 'block'), CONFIGS)
-def test_config_is_one(page, block, tmp_path):
+def test_block_is_a_config(page, block, tmp_path):
     pytest.importorskip('mmdet')
-    cfg = Config.fromfile(
-        derive('configs/detection/mask_rcnn_atmnet_t.py', block, tmp_path / 'mine.py')
-    )
+    if block.startswith('_base_ = '):
+        block = block.split('\n', 1)[1]
+    cfg = Config.fromfile(derive(BASE, block, tmp_path / 'mine.py'))
     assert cfg.model.backbone.type == 'ATMNet'
+
+
+def test_config_for_own_data(demo_data, request, tmp_path):
+    pytest.importorskip('mmdet')
+    base, rest = OWN_DATA.split('\n', 1)
+    assert base == f"_base_ = './{Path(BASE).name}'"
+    config = derive(BASE, rest.replace('data/demo/', f'{demo_data}/'), tmp_path / 'mine.py')
+    checkpoint = request.getfixturevalue('detector') / 'epoch_1.pth'
+    run(
+        'tools/train.py', config, '--work-dir', tmp_path, '--cfg-options',
+        f'load_from={checkpoint}',  # other widths: all shapes that fit are loaded
+        *(f'{s}_dataloader.num_workers=0' for s in ('train', 'val')),
+        *(f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val')),
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+        'model.backbone.arch=xt', 'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=4',
+    )  # fmt: skip
+    trained = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    assert trained['meta']['dataset_meta']['classes'] == ('circle', 'triangle', 'square', 'star')
+    assert trained['state_dict']['roi_head.mask_head.conv_logits.weight'].shape[0] == 4
 
 
 @pytest.mark.parametrize(('page', 'words'), COMMANDS, ids=lambda value: ' '.join(value)[:60])
@@ -105,3 +133,41 @@ def test_command_exists(page, words):
         source = (ROOT / script).read_text() + SHARED
         for option in (word for word in words if word.startswith('--')):
             assert f"'{option}'" in source, f'{page}: {script} has no {option}'
+
+
+def texts():
+    """All strings in the source, with gaps for formatted values."""
+    for folder in ('mmatm', 'tools'):
+        for file in (ROOT / folder).rglob('*.py'):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+                elif isinstance(node, ast.JoinedStr):
+                    yield ''.join(
+                        part.value if isinstance(part, ast.Constant) else GAP
+                        for part in node.values
+                    )
+
+
+def test_quoted_messages_exist():
+    assert len(PHRASES) > 20
+    source = list(texts())
+    patterns = {p: re.compile('.*'.join(map(re.escape, p.split(GAP))), re.S) for p in PHRASES}
+    assert not [p for p, pattern in patterns.items() if not any(map(pattern.search, source))]
+
+
+def anchors(file):
+    """The anchors of the headings in a page, as GitHub and MkDocs make them."""
+    headings = re.findall(r'^#+ (.+)$', file.read_text(), re.M)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page):
+    for link in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
+        if '://' in link:
+            continue
+        name, _, anchor = link.partition('#')
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

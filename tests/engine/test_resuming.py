@@ -27,12 +27,12 @@ from reference import identical
 
 
 class Killed(BaseException):
-    """As near to SIGKILL as one process can come: no handler of ours may catch it."""
+    """Stands for SIGKILL: no handler of ours may catch it."""
 
 
 @MODELS.register_module()
 class NoisyLine(BaseModel):
-    """A linear layer with every kind of random number in its loss."""
+    """A linear layer with all kinds of random numbers in its loss."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class NoisyLine(BaseModel):
 
 @DATASETS.register_module()
 class NoisyPoints(BaseDataset):
-    """Ten points, augmented with every kind of random number. Records which were loaded."""
+    """Ten points, augmented with all kinds of random numbers. Records which were loaded."""
 
     loaded: list[int] = []  # noqa: RUF012  only of use without workers
 
@@ -61,7 +61,7 @@ class NoisyPoints(BaseDataset):
 
 @METRICS.register_module()
 class Rising(BaseMetric):
-    """One more at every evaluation, after taking some random numbers."""
+    """Increases with every evaluation, which also draws random numbers."""
 
     value = 0
 
@@ -75,7 +75,7 @@ class Rising(BaseMetric):
 
 @HOOKS.register_module()
 class Stop(Hook):
-    """Ends the run after some steps, as a kill would."""
+    """Ends the run after some steps, like a kill."""
 
     def __init__(self, after):
         self.after = after
@@ -121,7 +121,7 @@ names = iter(range(10**6))
 
 
 def train(config, **changes):
-    """Train in this process; the runner. Each gets a name of its own, as a process would."""
+    """Train in this process and return the runner; each has its own name, as in a new process."""
     config = Config(dict(config, **changes, experiment_name=f'run{next(names)}'))
     runner = ExactRunner.from_cfg(config)
     runner.train()
@@ -144,7 +144,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(unit, workers, tmp_path):
     for stop in (3, 8, 17):
         with pytest.raises(Killed):
             train(settings(tmp_path / 'a', unit, workers, stop), randomness=dict(seed=5))
-        # Other workers, and no seed: what matters is in the checkpoint.
+        # Other workers, and no seed: the checkpoint has all that matters.
         seed = dict(seed=5 if stop == 3 else None)
         train(settings(tmp_path / 'a', unit, 2 - workers), resume=True, randomness=seed)
         same(newest(tmp_path / 'a'), newest(tmp_path / 'whole'))
@@ -152,7 +152,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(unit, workers, tmp_path):
 
 
 class EagerStream:
-    """What OpenMMLab's mmengine has: it starts at once, and loads what it skips."""
+    """As in OpenMMLab's mmengine: it starts at once, and loads what it skips."""
 
     def __init__(self, loader):
         self._iterator = iter(loader)
@@ -203,7 +203,7 @@ def test_every_image_gets_its_own_random_numbers():
     assert len(set(seen)) == len(seen) == 40
 
 
-def test_pictures_of_earlier_steps_are_not_loaded(tmp_path):
+def test_images_of_earlier_steps_are_not_loaded(tmp_path):
     with pytest.raises(Killed):
         train(settings(tmp_path, 'iter', stop=17))
     NoisyPoints.loaded.clear()
@@ -237,7 +237,7 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path):
 
 @pytest.mark.parametrize('keep', [1, 2])
 def test_old_checkpoints_outlive_a_kill_while_saving(keep, tmp_path, monkeypatch):
-    """Killed at each file operation of saving: what last_checkpoint names can be read."""
+    """After a kill at any file operation of saving, last_checkpoint names a readable file."""
     operations = [(os, 'replace'), (os, 'fsync'), (Path, 'unlink')]
     fired = 0
     for module, name in operations:
@@ -273,23 +273,21 @@ def test_old_checkpoints_outlive_a_kill_while_saving(keep, tmp_path, monkeypatch
 
 
 def spoil(path, how):
-    content = path.read_bytes()
-    if how == 'truncated':
-        content = content[: len(content) // 2]
-    elif how == 'flipped':
-        middle = len(content) // 2
-        content = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
-    elif how == 'removed':
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if how == 'removed':
         path.unlink()
         return
+    if how == 'flipped':
+        content[middle] ^= 4
     else:
-        content = b''
+        del content[middle if how == 'truncated' else 0 :]
     path.write_bytes(content)
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """A run that stopped in its third epoch, and its warnings."""
+    """The work directory of a run that stopped in its third epoch."""
     with pytest.raises(Killed):
         train(settings(tmp_path, stop=13))
     return tmp_path
@@ -321,7 +319,7 @@ def test_last_checkpoint_that_names_none(content, runs):
     assert f'resuming from {runs / "epoch_2.pth"} instead' in warnings(runs)
 
 
-def test_later_file_that_was_never_reported_saved_is_not_taken(runs):
+def test_later_file_that_was_not_recorded_is_not_taken(runs):
     (runs / 'epoch_7.pth').write_bytes((runs / 'epoch_1.pth').read_bytes()[:1000])
     train(settings(runs), resume=True)
     assert 'instead' not in warnings(runs)
@@ -337,29 +335,23 @@ def test_no_good_checkpoint_is_an_error(runs):
 
 
 @pytest.mark.parametrize('content', [None, ''])
-def test_nothing_saved_yet_starts_anew(content, tmp_path):
+def test_run_without_checkpoints_starts_anew(content, tmp_path):
     if content is not None:
         (tmp_path / LAST).write_text(content)
     assert train(settings(tmp_path), resume=True).epoch == 4
 
 
-def test_relative_work_dir(tmp_path, monkeypatch):
+@pytest.mark.parametrize('out_dir', [None, 'out'])
+def test_relative_folders(out_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Killed):
-        train(settings('work', stop=13))
-    spoil(Path('work/epoch_2.pth'), 'truncated')
-    train(settings('work'), resume=True)
-    assert 'work/epoch_1.pth instead' in warnings(Path('work'))
-
-
-def test_other_folder_for_checkpoints(tmp_path):
-    config = settings(tmp_path / 'work', stop=13, out_dir=str(tmp_path / 'out'))
+    config = settings('work', stop=13, out_dir=out_dir)
+    folder = Path(out_dir or '', 'work')
     with pytest.raises(Killed):
         train(config)
-    spoil(tmp_path / 'out' / 'work' / 'epoch_2.pth', 'truncated')
+    spoil(folder / 'epoch_2.pth', 'truncated')
     train(dict(config, custom_hooks=[]), resume=True)
-    assert (tmp_path / 'out' / 'work' / 'epoch_4.pth').is_file()
-    assert 'epoch_1.pth instead' in warnings(tmp_path / 'work')
+    assert (folder / 'epoch_4.pth').is_file()
+    assert f'{folder}/epoch_1.pth instead' in warnings(Path('work'))
 
 
 def test_file_too_large_stops_with_one_sentence(runs):

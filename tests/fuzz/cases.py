@@ -1,4 +1,4 @@
-"""How many cases: 200 in all in ``make test``; ``make fuzz`` sets MMATM_FUZZ to take more."""
+"""The number of cases: 200 in total in ``make test``; ``make fuzz`` sets MMATM_FUZZ for more."""
 
 import os
 
@@ -8,7 +8,7 @@ FACTOR = int(os.environ.get('MMATM_FUZZ', '1'))
 
 
 def cases(number: int) -> settings:
-    """``number`` cases, the same in every run; with MMATM_FUZZ=10 ten times as many, new ones."""
+    """``number`` cases, the same in every run; with MMATM_FUZZ=10 ten times as many new ones."""
     return settings(
         max_examples=number * FACTOR,
         deadline=None,
@@ -19,7 +19,7 @@ def cases(number: int) -> settings:
     )
 
 
-def refused(error: Exception, *parts: object) -> None:
-    """Check that an error says something, and what it must name."""
+def rejected(error: Exception, *parts: object) -> None:
+    """Check that an error has a message that names ``parts``."""
     assert str(error)
     assert all(str(part) in str(error) for part in parts)

@@ -1,7 +1,7 @@
-"""Random settings of the backbone: a model that gives maps of the right shape, or a refusal."""
+"""Random settings of the backbone: a model with maps of the right shape, or a clear error."""
 
 import torch
-from fuzz.cases import cases, refused
+from fuzz.cases import cases, rejected
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ FITTING = st.fixed_dictionaries(
 
 @st.composite
 def archs(draw):
-    """A fitting description, in which up to two things are then spoilt."""
+    """A valid arch in which up to two values are then replaced or removed."""
     arch = draw(FITTING)
     for _ in range(draw(st.integers(0, 2))):
         key = draw(st.sampled_from([*arch, 'heads']))
@@ -67,13 +67,13 @@ SETTINGS = st.fixed_dictionaries(
 @given(SETTINGS, st.integers(32, 70), st.integers(32, 70))
 @example(dict(arch='t', in_channels=0), 32, 32)
 @cases(40)
-def test_settings_are_taken_or_refused(settings, height, width):
+def test_settings_are_taken_or_rejected(settings, height, width):
     if settings['arch'] == 'xt':
         return  # large, and tested elsewhere
     try:
         model = ATMNet(**settings)
     except (ValueError, TypeError) as error:
-        refused(error)
+        rejected(error)
         return
     arch = settings['arch']
     channels = settings.get('in_channels', 3)

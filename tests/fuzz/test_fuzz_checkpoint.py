@@ -1,4 +1,4 @@
-"""Damaged checkpoint files: refused with CheckpointError, or read with every bit right."""
+"""Damaged checkpoint files: rejected with CheckpointError, or read bitwise correctly."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz.cases import cases, refused
+from fuzz.cases import cases, rejected
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
@@ -32,7 +32,7 @@ class Code:
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Valid files in each of torch's formats, what they hold, and a folder to spoil copies in."""
+    """Valid files in each of torch's formats, what they hold, and a folder for damaged copies."""
     torch.manual_seed(0)
     state = ATMNet(ARCH).state_dict()
     content = {
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
 
 @st.composite
 def damages(draw):
-    """A function that spoils bytes: they end early, bits flip, parts are swapped or zeroed."""
+    """A function that damages bytes: it cuts them, flips bits, zeroes or inserts parts."""
     kind = draw(st.sampled_from(['cut', 'flip', 'flip', 'flip', 'zero', 'insert', 'none']))
     places = draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4))
     from_end = draw(st.booleans())  # where zip archives keep their directory
@@ -81,7 +81,7 @@ def without_history(checkpoint):
 
 @given(damages(), st.sampled_from([('zip', False), ('zip', True), ('legacy', True)]))
 @cases(45)
-def test_damaged_file_is_refused_or_read_right(files, spoil, kind):
+def test_damaged_file_is_rejected_or_read_correctly(files, spoil, kind):
     contents, expected = files
     format, with_checksum = kind
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def test_damaged_file_is_refused_or_read_right(files, spoil, kind):
         try:
             found = read_checkpoint(path)
         except CheckpointError as error:
-            refused(error, path)
+            rejected(error, path)
             return
     assert identical(without_history(found), without_history(expected))
 
@@ -110,7 +110,7 @@ def test_damaged_legacy_file_without_checksum_never_runs_code(files, spoil):
         try:
             read_checkpoint(path)
         except CheckpointError as error:
-            refused(error, path)
+            rejected(error, path)
     assert 'MMATM_EXECUTED' not in os.environ
 
 
@@ -133,7 +133,7 @@ NAMES = st.sampled_from(
 @example([('set', 'stem.bias', torch.ones(8).to_sparse())], '')
 @example([('set', 'blocks.0.0.norm1.weight', torch.zeros(8))], '')  # the second of that name
 @cases(25)
-def test_wrong_content_is_refused_and_leaves_the_model(changes, prefix):
+def test_wrong_content_is_rejected_and_leaves_the_model(changes, prefix):
     model = ATMNet(ARCH)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = {prefix + name: value + 1 for name, value in before.items()}

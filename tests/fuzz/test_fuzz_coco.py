@@ -1,4 +1,4 @@
-"""Mutated COCO annotations: the checker names the problem, or mmdet's data set works with them."""
+"""Mutated COCO annotations: the checker names the problem, or mmdet's dataset loads them."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ pytest.importorskip('mmdet')
 
 
 def valid():
-    """Two pictures of 24 x 32 pixels with three objects of two classes."""
+    """Two images of 24 x 32 pixels with three objects of two classes."""
     square = [2.0, 3.0, 12.0, 3.0, 12.0, 13.0, 2.0, 13.0]
     return dict(
         info={},
@@ -32,7 +32,7 @@ def valid():
     )  # fmt: skip
 
 
-# Lists and dicts are built anew, since a later mutation may change them.
+# Lists and dicts are new each time, because a later mutation may change them.
 WRONG = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 40), st.integers(2**62, 2**70),
     st.floats(allow_nan=True, allow_infinity=True), st.text(max_size=3),
@@ -52,7 +52,7 @@ def places(content, path=()):
 
 @st.composite
 def mutated(draw):
-    """Annotations in which up to three values were replaced, removed or doubled."""
+    """Annotations in which up to three values were replaced, removed or duplicated."""
     content = valid()
     for _ in range(draw(st.integers(0, 3))):
         found = list(places(content))
@@ -91,7 +91,7 @@ PIPELINE = [
 
 
 def load_all(root, classes):
-    """Every picture through mmdet's data set, as in training."""
+    """Load every image with mmdet's dataset, as in training."""
     from mmdet.datasets import CocoDataset
 
     init_default_scope('mmdet')

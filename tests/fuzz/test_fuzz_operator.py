@@ -1,11 +1,11 @@
-"""Random arguments of the sampling operator: the definition's result, or a clear refusal."""
+"""Random arguments of the sampling operator: the reference's result, or a clear error."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from fuzz.cases import cases, refused
+from fuzz.cases import cases, rejected
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def solve(function, x, offset, dtype, *rest):
 
 @given(arguments())
 @cases(60)
-def test_values_and_gradients_are_those_of_the_definition(args):
+def test_values_and_gradients_equal_the_reference(args):
     x, offset = args
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     expected = solve(reference.active_sample, x.to(wide), offset.to(wide), x.dtype)
@@ -89,7 +89,7 @@ def test_values_and_gradients_are_those_of_the_definition(args):
 
 @given(arguments())
 @cases(15)
-def test_means_are_those_of_the_samples(args):
+def test_means_equal_those_of_the_samples(args):
     x, offset = args
     if not all(x.shape[:3]):
         return  # the mean of nothing
@@ -112,7 +112,7 @@ DTYPES = st.sampled_from(
 
 @st.composite
 def anything(draw, shape=None):
-    """A tensor of any kind, or what is none."""
+    """A tensor of any kind, or something else."""
     kind = draw(st.sampled_from(['tensor'] * 6 + ['sparse', 'meta', 'array', 'other']))
     shape = shape or draw(SHAPES)
     if kind == 'other':
@@ -140,12 +140,12 @@ BACKENDS = st.sampled_from([None] * 3 + ['cpp', 'reference', 'triton', 'cuda', '
 
 @given(calls(), BACKENDS)
 @cases(25)
-def test_arguments_are_taken_or_refused(args, backend):
+def test_arguments_are_taken_or_rejected(args, backend):
     for function in (active_sample, active_sample_mean):
         try:
             out = function(*args, backend)
         except (ValueError, TypeError) as error:
-            refused(error)
+            rejected(error)
             continue
         samples = out if function is active_sample else out[0]
         x, offset = args

@@ -28,13 +28,13 @@ _TIMEOUT = 280  # seconds
 
 
 def environment():
-    """The surrounding environment, with this Python first and one thread a process."""
+    """The current environment, with this Python first and one thread per process."""
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     return {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1'}
 
 
 def run(*command, cwd=ROOT, code=0):
-    """Run a tool of the project; what it printed, after checking its exit status."""
+    """Run a tool of the project, check its exit status, and return what it printed."""
     words = list(map(str, command))
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, 'out'), Path(folder, 'err')
@@ -53,6 +53,17 @@ def run(*command, cwd=ROOT, code=0):
         printed, errors = out.read_text(), err.read_text()
     assert status == code, printed[-3000:] + errors[-3000:]
     return printed + errors
+
+
+def python(*arguments, path=ROOT, cwd=None, code=0):
+    """Run a new Python process with ``path`` as PYTHONPATH; the finished process."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd, env={**environment(), 'PYTHONPATH': str(path)},
+        capture_output=True, text=True, timeout=_TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
 
 
 def _execute(words, cwd, environ, out, err):
@@ -77,7 +88,7 @@ def derive(config, addition, file):
 
 
 def scalars(work_dir):
-    """All that the newest run in ``work_dir`` logged, one dict an entry."""
+    """Everything that the newest run in ``work_dir`` logged, one dict per entry."""
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     return [json.loads(line) for line in files[-1].read_text().splitlines()]
 

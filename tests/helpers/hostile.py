@@ -1,4 +1,4 @@
-"""What a file that executes code holds."""
+"""A payload for checkpoints that execute code."""
 
 
 class Bomb:

@@ -1,4 +1,4 @@
-"""Published values and weights, stored in ``tests/data``, as the tests need them."""
+"""Published values and weights from ``tests/data``."""
 
 import importlib.util
 from pathlib import Path

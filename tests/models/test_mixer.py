@@ -1,4 +1,4 @@
-"""The mixer's shortcuts against the layer as the paper writes it, outputs and gradients."""
+"""The mixer against the paper's formula and the published formulation, with gradients."""
 
 import pytest
 import torch
@@ -28,7 +28,9 @@ def plain(mixer: ActiveTokenMixer, x: Tensor, offset: Tensor) -> Tensor:
         (12, 12, (9, 11)),
     ],
 )
-def test_equals_the_plain_formula(dim, share, size):
+@pytest.mark.parametrize('reference', [plain, published_mixer])
+def test_equals_the_formula(reference, dim, share, size):
+    """The published one uses torchvision's deformable convolution, and no code of the operator."""
     torch.manual_seed(0)
     mixer = ActiveTokenMixer(dim).double()
     for parameter in mixer.parameters():
@@ -37,7 +39,7 @@ def test_equals_the_plain_formula(dim, share, size):
     offset = (2 * torch.randn(3, *size, 2 * dim // share)).double().requires_grad_()
     inputs = (x, offset, *mixer.parameters())
 
-    out, expected = mixer(x, offset), plain(mixer, x, offset)
+    out, expected = mixer(x, offset), reference(mixer, x, offset)
     cotangent = torch.randn_like(out)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
     grads = torch.autograd.grad(out, inputs, cotangent)
@@ -60,14 +62,14 @@ def test_bfloat16_autocast(size):
     mixer = ActiveTokenMixer(16)
     x, offset = torch.randn(2, *size, 16), torch.randn(2, *size, 8)
     with torch.autocast('cpu', torch.bfloat16):
-        out = mixer(x, offset.bfloat16())  # as a linear layer under autocast predicts them
+        out = mixer(x, offset.bfloat16())  # the dtype of a linear layer under autocast
     assert out.dtype == torch.bfloat16
     error = (out.float() - mixer(x, offset.bfloat16().float())).norm() / out.float().norm()
     assert error < 2e-2
 
 
-def test_gate_order_and_normalisation():
-    # With zero gate weights the three branches count a third each.
+def test_gate_order_and_normalization():
+    # With zero gate weights, the weight of each branch is a third.
     torch.manual_seed(0)
     mixer = ActiveTokenMixer(8)
     torch.nn.init.zeros_(mixer.gate.fc2.weight)
@@ -76,7 +78,7 @@ def test_gate_order_and_normalisation():
     along_width, along_height = active_sample(x, offset).chunk(2, dim=-1)
     mean = mixer.width(along_width) + mixer.height(along_height) + mixer.channel(x)
     torch.testing.assert_close(mixer(x, offset), mixer.proj(mean / 3))
-    # Then favour one branch after the other.
+    # Then favor one branch after the other.
     for branch, expected in enumerate(
         (mixer.width(along_width), mixer.height(along_height), mixer.channel(x))
     ):
@@ -84,22 +86,3 @@ def test_gate_order_and_normalisation():
         bias[:, branch] = 50
         mixer.gate.fc2.bias.data = bias.flatten()
         torch.testing.assert_close(mixer(x, offset), mixer.proj(expected))
-
-
-@pytest.mark.parametrize('size', [(3, 4), (8, 9)])
-def test_equals_the_published_formulation(size):
-    """Against torchvision's deformable convolution, which shares no code with the operator."""
-    torch.manual_seed(0)
-    mixer = ActiveTokenMixer(16).double()
-    x = torch.randn(2, *size, 16).double().requires_grad_()
-    offset = (3 * torch.randn(2, *size, 8)).double().requires_grad_()
-    inputs = (x, offset, *mixer.parameters())
-    out, expected = mixer(x, offset), published_mixer(mixer, x, offset)
-    cotangent = torch.randn_like(out)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        torch.autograd.grad(out, inputs, cotangent),
-        torch.autograd.grad(expected, inputs, cotangent),
-        rtol=1e-9,
-        atol=1e-9,
-    )

@@ -17,26 +17,16 @@ import torch
 
 from marks import compiled
 from mmatm.ops import cpp, reference
+from sampling import DTYPES, RTOL, problem
 
 pytestmark = compiled
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# Half types round their results once; what they are summed from is float32 on both sides.
-RTOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SHARES = [1, 2, 3, 4, 5, 8, 16]
 SPECIAL = [math.inf, -math.inf, math.nan, 1e9, -1e9, 1e30, 0.0, 1.0, -1.0, -2.0, 3.0, 0.5]
 
 
-def problem(size, groups, share, dtype, spread=2.0, seed=0):
-    """Random x, offsets of some tokens, and a gradient of the samples."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(*size, groups * share), (*size, 2 * groups), (*size, 2 * groups * share)]
-    x, offset, grad = (torch.randn(shape, generator=generator) for shape in shapes)
-    return [t.to(dtype) for t in (x, spread * offset, grad)]
-
-
 def sprinkle(tensor, values, seed=0):
-    """``tensor`` with each of ``values`` at a tenth of the places."""
+    """``tensor`` with ``values`` at a tenth of the places."""
     generator = torch.Generator().manual_seed(seed)
     dice = torch.randint(10 * len(values), tensor.shape, generator=generator)
     for i, value in enumerate(values):
@@ -52,7 +42,7 @@ def mean_of(samples, x):
 
 @contextmanager
 def threads(number):
-    """With so many threads for torch."""
+    """Set torch's number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -70,14 +60,14 @@ def assert_close(results, expected, dtype, factor=1):
 
 
 def assert_matches(x, offset, grad):
-    """Samples, means and gradients are the reference's; those of the mean are plain sums."""
+    """Compare samples, means and all gradients with the reference."""
     grad_mean = torch.linspace(-3, 3, x.shape[0] * 3 * x.shape[3]).to(x.dtype).sin()
     grad_mean = grad_mean.view(x.shape[0], 3 * x.shape[3])
     a, b = (t.detach().requires_grad_() for t in (x, offset))
     samples = reference.active_sample(a, b)
     mean = mean_of(samples, a)
     grads = torch.autograd.grad(samples, (a, b), grad, retain_graph=True)
-    # In float32 throughout, as the backend has it: samples of a half type are rounded.
+    # The backend computes in float32 throughout; samples of a half type would be rounded.
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     a, b = (t.detach().to(wide).requires_grad_() for t in (x, offset))
     wide_samples = reference.active_sample(a, b)
@@ -111,7 +101,7 @@ def test_special_offsets(dtype, share):
 @pytest.mark.parametrize('share', [1, 2, 3, 4, 8])
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_special_x_and_gradients(dtype, share):
-    # Times a weight of zero these give NaN, a tap outside gives nothing.
+    # Times a weight of zero these are NaN. A tap outside the map adds nothing.
     x, offset, grad = problem((2, 7, 6), 5, share, dtype, spread=3)
     offset = sprinkle(offset, [0.0, 1.0, math.inf, -2.0])
     values = [math.inf, -math.inf, math.nan]
@@ -209,23 +199,20 @@ MEAN = torch.zeros(1, 18)
         (cpp.backward_mean, (GRAD, MEAN[:, :17], X, OFFSET), 'grad_mean must be'),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(function, arguments, said):
+def test_tensors_that_do_not_fit_are_rejected(function, arguments, said):
     with pytest.raises(ValueError, match=said):
         function(*arguments)
 
 
-def test_names_its_instruction_set():
-    assert cpp.capability() in ('avx2', 'portable')
-
-
-# ----------------------------------------------------------------------------------- its threads
+# ---------------------------------------------------------------------------------------- threads
 
 ON_OPENMP = cpp.threading() != 'one thread'
 on_openmp = pytest.mark.skipif(not ON_OPENMP, reason='this torch runs on no OpenMP')
 LARGE = problem((1, 40, 50), 16, 2, torch.float32)[:2]  # enough for three threads
 
 
-def test_names_its_threads():
+def test_names_its_instruction_set_and_threads():
+    assert cpp.capability() in ('avx2', 'portable')
     assert torch.backends.openmp.is_available() == ON_OPENMP
     assert cpp.threading().startswith('OpenMP of torch (lib' if ON_OPENMP else 'one thread')
 
@@ -270,7 +257,7 @@ assert tasks() == before + 2, 'the second has threads of its own'
 def test_works_without_openmp(tmp_path, monkeypatch):
     with threads(3):
         expected = cpp.forward_mean(*LARGE)
-        # Another file is another library to the system, to which no runtime was given.
+        # The system loads a copy of the file as another library, which has no OpenMP yet.
         copy = shutil.copy(cpp._library._name, tmp_path / 'copy.so')
         monkeypatch.setattr(cpp, '_library', cpp._load(Path(copy)))
         monkeypatch.setattr(cpp, '_openmp', None)
@@ -323,13 +310,10 @@ def test_in_a_forked_worker_of_a_data_loader():
 # ----------------------------------------------------------------------------------- the library
 
 
-def test_library_of_another_version_is_refused(monkeypatch):
+def test_other_libraries_are_rejected(monkeypatch):
     monkeypatch.setattr(cpp, '_ABI', 1000)
     with pytest.raises(OSError, match=r'_kernels\.so belongs to another version.*must be 1000'):
         cpp._load(Path(cpp._library._name))
-
-
-def test_foreign_library_is_refused():
     with pytest.raises(OSError, match='its interface is none'):
         cpp._load(Path(torch._C.__file__))
 

@@ -82,14 +82,6 @@ def test_default_backend_compiles_and_exports():
 
 
 @compiled
-def test_no_second_derivative():
-    x, offset = arguments()
-    (grad,) = torch.autograd.grad(active_sample(x, offset).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        grad.sum().backward()
-
-
-@compiled
 def test_operator_is_differentiable_by_its_own_name():
     x, offset = arguments()
     out = torch.ops.mmatm.active_sample(x, offset, 'cpp')

@@ -1,5 +1,6 @@
 """The sampling operator against loops, published values and finite differences."""
 
+import itertools
 import math
 
 import numpy as np
@@ -14,34 +15,17 @@ from reference import DATA
 
 def naive(x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """The docstring of ``active_sample``, one value at a time."""
-    batch, height, width, channels = x.shape
+    *tokens, channels = x.shape
     groups = offset.shape[-1] // 2
-    out = torch.empty(batch, height, width, 2 * channels, dtype=x.dtype)
-
-    def tap(b: int, i: int, j: int, c: int) -> float:
-        return x[b, i, j, c].item() if 0 <= i < height and 0 <= j < width else 0.0
-
-    for b in range(batch):
-        for i in range(height):
-            for j in range(width):
-                for c in range(channels):
-                    g = c // (channels // groups)
-                    for axis in (0, 1):
-                        shift = offset[b, i, j, axis * groups + g].item()
-                        position = (j, i)[axis] + shift
-                        if math.isnan(position):
-                            value = math.nan
-                        elif math.isinf(position):
-                            value = 0.0
-                        else:
-                            first = math.floor(position)
-                            weight = position - first
-                            taps = [
-                                tap(b, i, n, c) if axis == 0 else tap(b, n, j, c)
-                                for n in (first, first + 1)
-                            ]
-                            value = (1 - weight) * taps[0] + weight * taps[1]
-                        out[b, i, j, axis * channels + c] = value
+    out = x.new_zeros(*tokens, 2 * channels)
+    for b, i, j, c, axis in itertools.product(*map(range, (*tokens, channels, 2))):
+        shift = offset[b, i, j, axis * groups + c // (channels // groups)].item()
+        position = (j, i)[axis] + shift
+        first = math.floor(position)
+        for tap, weight in ((first, first + 1 - position), (first + 1, position - first)):
+            if 0 <= tap < tokens[2 - axis]:
+                value = x[b, i, tap, c] if axis == 0 else x[b, tap, j, c]
+                out[b, i, j, axis * channels + c] += weight * value
     return out
 
 
@@ -105,7 +89,7 @@ def test_half_precision_keeps_positions_exact(dtype):
 
 
 @pytest.mark.parametrize('value', [1e9, -1e9, math.inf, -math.inf, 1e30])
-def test_far_outside_reads_and_feeds_nothing(value):
+def test_positions_far_outside_have_no_effect(value):
     x = torch.randn(2, 3, 4, 6, requires_grad=True)
     offset = torch.full((2, 3, 4, 4), value, requires_grad=True)
     out = active_sample(x, offset)
@@ -130,7 +114,7 @@ def test_nan_stays_where_it_is():
     assert x.grad.isfinite().all()
 
 
-def test_nan_in_a_map_does_not_spread_past_its_neighbours():
+def test_nan_in_a_map_does_not_spread_past_its_neighbors():
     x = torch.ones(1, 1, 8, 1)
     x[0, 0, 3] = math.nan
     out = active_sample(x, torch.full((1, 1, 8, 2), 0.5))

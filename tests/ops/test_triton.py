@@ -1,7 +1,7 @@
 """The Triton backend against the reference, in outputs and both gradients.
 
-With CUDA the kernels run as they are. Without, they run in Triton's interpreter; that has to be
-asked for before Triton is imported, so this file is then tested once more in its own process.
+With CUDA the kernels are compiled. Without, they run in Triton's interpreter, which must be enabled
+before Triton is imported, so these tests then run in a process of their own.
 """
 
 import importlib.util
@@ -15,6 +15,8 @@ import torch
 
 from mmatm.ops import reference
 from mmatm.ops import triton as backend
+from sampling import DTYPES, RTOL
+from sampling import problem as cpu_problem
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -25,17 +27,9 @@ runs_kernels = pytest.mark.skipif(
     reason='see test_in_interpreter' if TRITON else 'Triton 3 is not installed',
 )
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-# The interpreter cuts what does not fit bfloat16 off instead of rounding.
-RTOL = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
-
-def problem(size, groups, share, dtype, seed=0):
-    """Random x, offsets of some tokens, and an output gradient."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(*size, groups * share), (*size, 2 * groups), (*size, 2 * groups * share)]
-    x, offset, grad = (torch.randn(shape, generator=generator) for shape in shapes)
-    return [t.to('cuda' if CUDA else 'cpu', dtype) for t in (x, 2 * offset, grad)]
+def problem(*arguments):
+    return [t.to('cuda' if CUDA else 'cpu') for t in cpu_problem(*arguments)]
 
 
 def expected(x, offset, grad):
@@ -46,7 +40,7 @@ def expected(x, offset, grad):
 
 def assert_matches(x, offset, grad):
     results = backend.forward(x, offset), *backend.backward(grad, x, offset)
-    rtol = RTOL[x.dtype]
+    rtol = RTOL[x.dtype]  # the interpreter truncates to bfloat16 instead of rounding
     for result, wanted in zip(results, expected(x, offset, grad), strict=True):
         torch.testing.assert_close(result, wanted, rtol=rtol, atol=rtol / 10, equal_nan=True)
 
@@ -153,7 +147,7 @@ def test_not_contiguous(deterministic):
 @runs_kernels
 @pytest.mark.parametrize('share', [3, 4])
 def test_nothing_outside_is_touched(share, deterministic, monkeypatch):
-    """Surround each tensor by NaN: reads would show in the results, writes in what is around."""
+    """Surround each tensor by NaN: reads would change the results, writes the surroundings."""
     buffers = []
 
     def surround(shape, dtype, device, value):
@@ -209,7 +203,7 @@ def test_more_elements_than_int32_counts_on_gpu():
     ids=str,
 )
 def test_compiles_without_gpu(dtype, share, capability, access, monkeypatch, tmp_path):
-    """Do all that a call does up to the launch, and see that channels move several at a time."""
+    """Do all that a call does before the launch; accesses must move several channels each."""
     import triton
     from triton.backends.compiler import GPUTarget
 

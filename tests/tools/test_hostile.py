@@ -1,4 +1,4 @@
-"""Checkpoints that would execute code: refused by every tool, unless the user trusts them."""
+"""Checkpoints that execute code: rejected by all tools, unless the user trusts them."""
 
 import pathlib
 
@@ -13,17 +13,17 @@ pytest.importorskip('mmdet')
 
 
 @pytest.fixture
-def spoilt(detector, tmp_path):
-    """A function that saves a trained detector with something more in it."""
+def save(detector, tmp_path):
+    """A function that saves a trained detector with additional content."""
 
-    def spoil(**more):
+    def save(**more):
         checkpoint = torch.load(detector / 'epoch_1.pth', weights_only=False)
         checkpoint['meta'].update(more)
         torch.save(checkpoint, tmp_path / 'epoch_1.pth')
         (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
         return tmp_path / 'epoch_1.pth'
 
-    return spoil
+    return save
 
 
 def pretrained(file):
@@ -33,7 +33,7 @@ def pretrained(file):
     return derive(DETECTOR, addition, file.parent / 'pretrained.py')
 
 
-def commands(tool, file, options, picture):
+def commands(tool, file, options, image):
     """The command line that makes a tool read ``file``."""
     work_dir = ('--work-dir', file.parent)
     return {
@@ -42,37 +42,37 @@ def commands(tool, file, options, picture):
         'auto': ['tools/train.py', DETECTOR, '--resume', *work_dir, *options],
         'load': ['tools/train.py', DETECTOR, *work_dir, *options, f'load_from={file}'],
         'init': ['tools/train.py', pretrained(file), *work_dir, *options],
-        'demo': ['tools/image_demo.py', picture, DETECTOR, file,
+        'demo': ['tools/image_demo.py', image, DETECTOR, file,
                  '--out-dir', file.parent / 'found', '--device', 'cpu'],
         'convert': ['tools/convert_checkpoint.py', file, file.parent / 'weights.pth'],
     }[tool]  # fmt: skip
 
 
 @pytest.fixture
-def picture(demo_data):
+def image(demo_data):
     return next(demo_data.glob('coco/val2017/*'))
 
 
 @pytest.mark.parametrize('tool', ['test', 'resume', 'auto', 'load', 'init', 'demo', 'convert'])
-def test_code_in_a_checkpoint_is_not_run(tool, spoilt, options, picture, tmp_path):
-    file = spoilt(payload=Bomb(tmp_path / 'executed'))
-    printed = run(*commands(tool, file, options, picture), code=1)
+def test_code_in_a_checkpoint_is_not_run(tool, save, options, image, tmp_path):
+    file = save(payload=Bomb(tmp_path / 'executed'))
+    printed = run(*commands(tool, file, options, image), code=1)
     assert TRUST_FLAG in printed
     assert str(file) in printed
     assert not (tmp_path / 'executed').exists()
 
 
-def test_text_that_mmengine_would_execute_is_not_run(spoilt, options, tmp_path):
-    file = spoilt(config=f'open({str(tmp_path / "executed")!r}, "w")')
+def test_text_that_mmengine_would_execute_is_not_run(save, options, tmp_path):
+    file = save(config=f'open({str(tmp_path / "executed")!r}, "w")')
     run(*commands('resume', file, options, None), 'train_cfg.max_epochs=2')
     assert (tmp_path / 'epoch_2.pth').is_file()
     assert not (tmp_path / 'executed').exists()
 
 
 @pytest.mark.parametrize('tool', ['test', 'auto', 'demo'])
-def test_trusted_objects_are_read(tool, spoilt, options, picture):
-    file = spoilt(place=pathlib.PurePosixPath('somewhere'))
-    command = commands(tool, file, options, picture)
+def test_trusted_objects_are_read(tool, save, options, image):
+    file = save(place=pathlib.PurePosixPath('somewhere'))
+    command = commands(tool, file, options, image)
     if tool == 'test':
         assert TRUST_FLAG in run(*command, code=1)
     run(command[0], TRUST_FLAG, *command[1:])

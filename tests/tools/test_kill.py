@@ -1,8 +1,8 @@
-"""Training that is killed again and again must end as one that was left alone, bit for bit.
+"""Training that is killed and resumed ends with the same bits as an uninterrupted run.
 
-Real training processes get SIGKILL at random moments, also while they write a checkpoint or
-evaluate, and are resumed. ``MMATM_KILLS`` sets how often each of the two tasks is killed (default
-2); ``make killtest`` takes 20.
+Training processes get SIGKILL at random moments, also while they write a checkpoint or evaluate,
+and are then resumed. ``MMATM_KILLS`` sets how often each of the two tasks is killed (default 2);
+``make killtest`` sets 20.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ KILLS = int(os.environ.get('MMATM_KILLS', '2'))
 MOMENTS = ('anywhere', 'step', 'checkpoint', 'evaluation')
 TIMEOUT = 1800  # only against hanging: other work may have the cores
 
-# A small backbone, so that a run is short; still with dropped paths, shuffled and flipped pictures
-# and worker processes, all of which draw random numbers. Every picture is a step of evaluation.
+# A small backbone makes runs short. Stochastic depth, shuffling, flips and worker processes all
+# draw random numbers. Each evaluation step has one image.
 COMMON = """
 arch = dict(
     depths=(2, 2, 2, 2), widths=(32, 64, 96, 128), mlp_ratios=(2, 2, 2, 2), shares=(2, 4, 4, 8),
@@ -112,7 +112,7 @@ class Training:
         alive = self.process.poll() is None
         self.process.kill()
         self.process.wait()
-        # The processes that load data notice by themselves, but later.
+        # Its worker processes would end as well, but later.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         return alive
@@ -160,7 +160,7 @@ def start():
 def test_killed_training_ends_as_if_it_had_not_been(task, demo_data, tmp_path, start):
     base, addition, unit = TASKS[task]
     config = derive(base, addition.format(data=demo_data), tmp_path / 'config.py')
-    # The seed is given at first only: a resumed run must take that of the run it continues.
+    # The seed is passed only at first: a resumed run must take that of the run it continues.
     seed = ['--cfg-options', 'randomness.seed=3']
     started = time.monotonic()
     whole = start(config, tmp_path / 'whole', *seed)

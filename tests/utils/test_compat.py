@@ -1,4 +1,4 @@
-"""What stands in for newer torch, also where torch is new enough not to need it."""
+"""The replacements for newer functions of torch, also with releases that do not need them."""
 
 import pickle
 
@@ -13,13 +13,13 @@ class Allowed:
     pass
 
 
-class Refused:
+class Rejected:
     pass
 
 
 @pytest.fixture
 def old_torch(monkeypatch):
-    """Let torch seem older than 2.6, and its restricted unpickler be looked up as it was then."""
+    """Make torch look older than 2.6, with the restricted unpickler of that time."""
     monkeypatch.delattr(serialization, 'get_unsafe_globals_in_checkpoint', raising=False)
     if not hasattr(serialization, '_weights_only_unpickler'):
         pytest.skip(f'torch {torch.__version__} has no restricted unpickler')
@@ -38,7 +38,7 @@ def test_old_torch_refers_to_nothing_but_what_is_allowed(old_torch, tmp_path):
         file.write_bytes(pickle.dumps(content, protocol=2))
         with file.open('rb') as opened:
             assert type(load(opened, [Allowed])) is type(content)
-    for content in (Refused(), print, pickle.loads):
+    for content in (Rejected(), print, pickle.loads):
         file.write_bytes(pickle.dumps(content, protocol=2))
         with file.open('rb') as opened, pytest.raises(pickle.UnpicklingError, match='GLOBAL'):
             load(opened, [Allowed])
@@ -61,7 +61,8 @@ def test_safe_globals_of_this_torch(tmp_path):
         assert torch.load(file, weights_only=True)['weight'].tolist() == [1, 1]
 
 
-def test_autocast_is_seen(monkeypatch):
+def test_compiling_and_autocast(monkeypatch):
+    assert not compat.is_compiling()
     assert not compat.is_cpu_autocast_enabled()
     with torch.autocast('cpu', torch.bfloat16):
         assert compat.is_cpu_autocast_enabled()
@@ -71,7 +72,3 @@ def test_autocast_is_seen(monkeypatch):
 
         monkeypatch.setattr(torch, 'is_autocast_enabled', takes_nothing)
         assert compat.is_cpu_autocast_enabled()
-
-
-def test_nothing_is_being_compiled():
-    assert not compat.is_compiling()

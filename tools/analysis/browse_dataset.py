@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Write the augmented training images of a config with their annotations drawn in:
+"""Write augmented training images of a config with their annotations:
 python tools/analysis/browse_dataset.py CONFIG --output-dir FOLDER --not-show
 
-The installed mmdet or mmseg comes with the script; this finds and runs it.
+Finds and runs the script of the installed mmdet or mmseg.
 """
 
 import runpy
@@ -17,7 +17,7 @@ from mmatm.cli.arguments import read_config
 
 
 def main() -> None:
-    # The script has arguments of its own; the first that is no option is the config.
+    # The first argument that is not an option is the config. The script parses the others.
     given = [i for i, argument in enumerate(sys.argv) if i and not argument.startswith('-')]
     package = 'mmdet'
     if given:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def draw_on_contiguous_images() -> None:
-    """The script of mmseg 1.2 turns the axes of an image in place, and OpenCV refuses it then."""
+    """Fix the script of mmseg 1.2, whose transposed images OpenCV rejects."""
     from mmseg.visualization import SegLocalVisualizer
 
     original = SegLocalVisualizer.add_datasample

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Parameters and FLOPs of a config: python tools/analysis/get_flops.py CONFIG --shape H W
+"""Count parameters and FLOPs of a config: python tools/analysis/get_flops.py CONFIG --shape H W
 
-FLOPs are multiply-adds of one image. The products of the token mixer are counted as the paper
-defines it (four C x C products a token); the last line counts what is computed here instead.
+FLOPs are multiply-adds for one image. The products of the token mixer are counted as in the paper
+(four C x C products per token). The last line counts the products that are computed here.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
 
 
 def _elements(of_input: float, of_output: float = 0) -> Callable[..., float]:
-    """A count proportional to the elements of an operator's input and output."""
+    """Return a count that is proportional to the elements of the input and the output."""
 
     def count(x: Any, *_: Any, out_shape: Any = None, **__: Any) -> float:
         if isinstance(out_shape[0], (tuple, list, torch.Size)):  # several outputs
@@ -37,7 +37,7 @@ def _elements(of_input: float, of_output: float = 0) -> Callable[..., float]:
     return count
 
 
-# What fvcore's flop_count counts besides products, per element of input and output.
+# What fvcore's flop_count adds to the products, per element of input and output.
 NOT_PRODUCTS = {
     aten.native_layer_norm: _elements(5),
     aten.native_group_norm: _elements(5),
@@ -74,7 +74,7 @@ def main() -> None:
     for name, (label, unit, scale) in {
         'parameters': ('parameters', 'M', 1e6),
         'flops': ('FLOPs, products only', 'G', 1e9),
-        'flops_fvcore': ('  with normalisation and interpolation, as fvcore counts', 'G', 1e9),
+        'flops_fvcore': ('  with normalization and interpolation, as fvcore counts', 'G', 1e9),
         'flops_computed': ('  products computed here, after folding', 'G', 1e9),
     }.items():
         print(f'{label:58}{result[name] / scale:8.1f} {unit}')
@@ -82,18 +82,18 @@ def main() -> None:
 
 
 def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
-    """Parameters and multiply-adds of the model of ``cfg`` for one ``height x width`` image.
+    """Count the parameters and multiply-adds of a config's model for one ``height x width`` image.
 
     Returns:
-        ``parameters``, of all heads; ``flops``, convolutions and matrix products alone;
-        ``flops_fvcore``, with what fvcore adds for normalisation, interpolation and pooling;
-        ``flops_computed``, the products that are really computed. A segmentor is counted up to its
-        logits at the size of the image; a detector with the proposals that random weights give.
+        ``parameters``, including all heads; ``flops`` of convolutions and matrix products;
+        ``flops_fvcore``, with normalization, interpolation and pooling as fvcore counts them;
+        ``flops_computed``, the products that are computed. Segmentors are counted up to the logits
+        at the size of the image, two-stage detectors with the proposals of random weights.
     """
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).eval()
-    # Two-stage detectors select proposals by value; for all others shapes are enough.
+    # Two-stage detectors select proposals by value. For other models shapes are enough.
     device = 'cpu' if hasattr(model, 'roi_head') else 'meta'
     model, image = model.to(device), torch.zeros(1, 3, height, width, device=device)
     shape = (height, width)
@@ -108,7 +108,7 @@ def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
         forward = partial(model, image)
 
     computed, others = _count(forward)
-    # The paper's form differs in the backbone alone, where shapes are enough.
+    # Only the backbone differs from the paper's formulation, and there shapes are enough.
     forward = partial(model.backbone.to('meta'), image.to('meta'))
     folded, _ = _count(forward)
     for mixer in model.modules():
@@ -124,7 +124,7 @@ def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
 
 
 def _count(forward: Callable[[], Any]) -> tuple[int, int]:
-    """Multiply-adds of products, and fvcore's count of everything else."""
+    """Count the multiply-adds of products, and the rest as fvcore does."""
     counter = FlopCounterMode(display=False, custom_mapping=NOT_PRODUCTS)
     with torch.no_grad(), counter:
         forward()

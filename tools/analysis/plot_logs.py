@@ -15,14 +15,14 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-Curve = dict[int, float]  # step to value
+Curve = dict[int, float]  # step -> value
 ASIDE = ('lr', 'base_lr', 'data_time', 'time', 'iter', 'epoch', 'step', 'memory', 'grad_norm')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('work_dirs', nargs='+', type=Path, help='work dirs of tools/train.py')
-    parser.add_argument('--out', required=True, help='picture to write, e.g. curves.png')
+    parser.add_argument('work_dirs', nargs='+', type=Path, help='folders of tools/train.py')
+    parser.add_argument('--out', required=True, help='image to write, e.g. curves.png')
     parser.add_argument(
         '--keys', nargs='+', help='what to plot, e.g. loss coco/bbox_mAP (default: all but times)'
     )
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def read_run(work_dir: Path) -> dict[str, Curve]:
-    """Every scalar that the runs in ``work_dir`` logged; where a run was resumed, later wins."""
+    """Read all scalars in ``work_dir``; after a resume, later values replace earlier ones."""
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     if not files:
         sys.exit(f'{work_dir} has no */vis_data/scalars.json, which tools/train.py writes')
@@ -70,7 +70,7 @@ def read_run(work_dir: Path) -> dict[str, Curve]:
         for number, line in enumerate(file.read_text().splitlines(), start=1):
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a run that was killed
+            except json.JSONDecodeError:  # the last line of a killed run
                 print(f'{file}, line {number}: not JSON, left out', file=sys.stderr)
                 continue
             for key, value in entry.items():
@@ -80,7 +80,7 @@ def read_run(work_dir: Path) -> dict[str, Curve]:
 
 
 def is_by_epoch(runs: dict[str, dict[str, Curve]]) -> bool:
-    """Whether metrics were logged by epoch: their steps are then far below the iterations."""
+    """Whether metrics were logged by epoch, so that their steps are far below the iterations."""
     return any('epoch' in run for run in runs.values())
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print a config with all that it inherits: python tools/analysis/print_config.py CONFIG"""
+"""Print a config with everything that it inherits: python tools/analysis/print_config.py CONFIG"""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""ADE20K: crops of 512 for training, whole pictures with a short side of 512 for testing."""
+"""ADE20K: crops of 512 for training, whole images with a short side of 512 for testing."""
 
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
@@ -11,14 +11,14 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-# Labels are loaded after resizing: predictions are scaled back and scored at the original size.
+# Labels are loaded after resizing, because predictions are evaluated at the original size.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='PackSegInputs'),
 ]
-# Six sizes relative to the plain test, each also mirrored; tools/test.py --tta uses them.
+# For tools/test.py --tta: six sizes relative to the plain test, each also flipped.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -1,4 +1,4 @@
-"""COCO with the short side drawn from 480 to 800 pixels, the long side at most 1333."""
+"""COCO with random short sides from 480 to 800 pixels, and long sides of at most 1333."""
 
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 train_pipeline = [

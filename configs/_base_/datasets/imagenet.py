@@ -1,4 +1,4 @@
-"""ImageNet-1k: crops of 224, augmented as published; tested on the middle of pictures of 256."""
+"""ImageNet-1k: crops of 224 with the published augmentation; center crops of 256 for testing."""
 
 data_root = 'data/imagenet'
 bgr_mean = [103.53, 116.28, 123.675]
@@ -36,7 +36,7 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# A picture comes three times, differently augmented; an epoch is a third of all that.
+# Every image appears three times with different augmentation; an epoch is a third of all that.
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,

@@ -1,4 +1,4 @@
-"""The demo data of tools/make_demo_data.py in the layout of ImageNet, at 64 pixels."""
+"""Demo data of tools/make_demo_data.py in ImageNet's layout, at 64 pixels."""
 
 data_root = 'data/demo/imagenet'
 classes = ('circle', 'square', 'star', 'triangle')

@@ -2,7 +2,10 @@
 
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 data_root = 'data/demo/coco/'
-metainfo = dict(classes=('circle', 'triangle', 'square', 'star'))
+metainfo = dict(
+    classes=('circle', 'triangle', 'square', 'star'),
+    palette=[(230, 60, 60), (60, 180, 75), (70, 110, 240), (250, 200, 30)],
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

@@ -1,4 +1,4 @@
-"""The demo data of tools/make_demo_data.py in the layout of ADE20K, whole pictures at 64 pixels."""
+"""Demo data of tools/make_demo_data.py in ADE20K's layout, whole images at 64 pixels."""
 
 data_root = 'data/demo/ade20k'
 size = (64, 64)

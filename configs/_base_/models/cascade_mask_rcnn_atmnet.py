@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN with FPN on ATMNet, for the arch xt, t, s and b; l has other widths."""
+"""Cascade Mask R-CNN with FPN on ATMNet xt, t, s or b; l has other widths."""
 
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 model = dict(

@@ -1,6 +1,7 @@
-"""The ImageNet classifier on ATMNet, for the arch xt, t, s and b; l has other widths.
+"""ImageNet classifier on ATMNet xt, t, s or b; l has other widths.
 
-The backbone's one output norm is the classifier's. Mixup and CutMix take turns, batch by batch.
+The only output norm of the backbone is the norm of the classifier. Each batch is augmented with
+either Mixup or CutMix.
 """
 
 model = dict(

@@ -1,4 +1,4 @@
-"""Semantic FPN on ATMNet, for the arch xt, t, s and b; l has other widths."""
+"""Semantic FPN on ATMNet xt, t, s or b; l has other widths."""
 
 _base_ = './segmentor_atmnet.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)

@@ -1,4 +1,4 @@
-"""Mask R-CNN with FPN on ATMNet, for the arch xt, t, s and b; l has other widths."""
+"""Mask R-CNN with FPN on ATMNet xt, t, s or b; l has other widths."""
 
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 model = dict(

@@ -1,7 +1,7 @@
-"""RetinaNet on ATMNet, for the arch xt, t, s and b; l has other widths.
+"""RetinaNet on ATMNet xt, t, s or b; l has other widths.
 
-Its pyramid starts at stride 8, so the backbone's first map is not even normalised: a norm without a
-gradient would stop data-parallel training.
+Its pyramid starts at stride 8, so the backbone does not return its first map: the norm would get no
+gradient, which DistributedDataParallel rejects.
 """
 
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'

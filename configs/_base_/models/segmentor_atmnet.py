@@ -1,8 +1,8 @@
-"""What the segmentors share: images, backbone, and prediction on whole images."""
+"""Settings of all segmentors: preprocessing, backbone, and prediction on whole images."""
 
 model = dict(
     type='EncoderDecoder',
-    _scope_='mmseg',  # also for who builds the model alone, from a registry of all packages
+    _scope_='mmseg',  # for programs that build only the model, from mmengine's root registry
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],

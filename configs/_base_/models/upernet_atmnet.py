@@ -1,7 +1,7 @@
-"""UperNet on ATMNet, for the arch xt, t, s and b; l has other widths.
+"""UperNet on ATMNet xt, t, s or b; l has other widths.
 
-mmseg's own base files cannot be named here as ``mmseg::...``: OneDL's release of it is not found
-under that name.
+mmseg's base files cannot be inherited as ``mmseg::...``, because mmengine does not find OneDL's
+release under that name.
 """
 
 _base_ = './segmentor_atmnet.py'

@@ -1,4 +1,4 @@
-"""160 000 steps of 16 crops, as published for UperNet (there with mixed precision: --amp)."""
+"""160k steps at batch size 16, as published for UperNet (with mixed precision there: --amp)."""
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')

@@ -1,4 +1,4 @@
-"""40 000 steps of 32 crops: the protocol of ATMNet's peers for Semantic FPN."""
+"""40k steps at batch size 32, as commonly used with Semantic FPN."""
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)
 val_cfg = dict(type='ValLoop')

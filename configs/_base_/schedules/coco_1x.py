@@ -1,7 +1,7 @@
-"""12 epochs at batch 16: the protocol of ATMNet's peers, since the paper publishes no config."""
+"""12 epochs at batch size 16, as for similar backbones: the paper publishes no config."""
 
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
-# Norms, biases and the positional convolutions take no weight decay (arXiv 2203.06108).
+# No weight decay for norms, biases and positional convolutions (arXiv 2203.06108).
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',

@@ -1,4 +1,4 @@
-"""36 epochs at batch 16: the protocol of ATMNet's peers, since the paper publishes no config."""
+"""36 epochs at batch size 16, as for similar backbones: the paper publishes no config."""
 
 _base_ = './coco_1x.py'
 train_cfg = dict(max_epochs=36)

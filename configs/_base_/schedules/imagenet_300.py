@@ -1,9 +1,9 @@
-"""300 epochs at 1024 pictures a step, as published: AdamW 5e-4 for every 512, averaged weights."""
+"""300 epochs at batch size 1024, as published: AdamW with lr 5e-4 per 512 images, EMA weights."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# Norms, biases and the positional convolutions take no weight decay (arXiv 2203.06108).
+# No weight decay for norms, biases and positional convolutions (arXiv 2203.06108).
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
@@ -16,7 +16,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-5, begin=5, end=300),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=1024)
-# A decay of 0.99996. The average is what is evaluated, and what a checkpoint's state_dict holds.
+# Decay 0.99996. Evaluation uses the EMA weights, and checkpoints store them as state_dict.
 custom_hooks = [
     dict(type='FiniteLossHook'),
     dict(type='CheckDataHook'),

@@ -1,0 +1,74 @@
+"""A model with its weights and class names, from a config and a checkpoint."""
+
+from typing import Any
+
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import nn
+
+from ..checkpoints import CheckpointError
+from ..checkpoints.loading import EMA_PREFIX, load_from_any
+from ..utils.messages import shorten
+from . import ExportError
+from .models import Deployed
+
+# Heads that serve training alone, and what torch counts.
+_UNUSED = ('auxiliary_head.', 'data_preprocessor.')
+_COUNTER = '.num_batches_tracked'
+
+
+def build(cfg: Any, checkpoint: str) -> tuple[Any, dict]:
+    """The model of a config with all its weights, and the ``meta`` of the checkpoint.
+
+    Raises:
+        CheckpointError: the file cannot be read, or lacks weights.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    ema = checkpoint.startswith(EMA_PREFIX)
+    content = load_from_any(checkpoint.removeprefix(EMA_PREFIX), 'cpu', ema)
+    weights = dict(content.get('state_dict', content))
+    try:
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:
+        raise CheckpointError(f'{checkpoint}: {" ".join(str(error).split())}') from None
+    missing = [m for m in missing if not m.startswith(_UNUSED) and not m.endswith(_COUNTER)]
+    if missing:
+        raise CheckpointError(f'{checkpoint} lacks weights of this model: {shorten(missing)}')
+    meta = content.get('meta')
+    return model.eval(), meta if isinstance(meta, dict) else {}
+
+
+def class_names(cfg: Any, model: Deployed, meta: dict) -> dict[str, Any]:
+    """``classes`` and ``palette``, from the checkpoint or else the test set's description.
+
+    Raises:
+        ExportError: they are unknown, or not as many as the model has.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    known = [meta.get('dataset_meta') or {}, dataset.get('metainfo') or {}]
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = dataset.type if isinstance(dataset.type, type) else registry.get(dataset.type)
+    known.append(getattr(kind, 'METAINFO', {}))
+    found = next((k for k in known if k.get('classes') or k.get('CLASSES')), {})
+    classes = list(found.get('classes') or found.get('CLASSES') or [])
+    count = _count(model.model)
+    if len(classes) != count:
+        raise ExportError(
+            f'the model has {count} classes, but {len(classes)} names are known: set '
+            'test_dataloader.dataset.metainfo.classes'
+        )
+    palette = found.get('palette', found.get('PALETTE'))
+    if not isinstance(palette, (list, tuple)) or len(palette) < count:
+        palette = None
+    return dict(classes=classes, palette=palette)
+
+
+def _count(model: Any) -> int:
+    for owner in ('head', 'decode_head', 'bbox_head'):
+        if hasattr(model, owner):
+            return int(getattr(model, owner).num_classes)
+    head: Any = model.roi_head.bbox_head
+    return int((head[-1] if isinstance(head, nn.ModuleList) else head).num_classes)

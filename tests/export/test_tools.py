@@ -1,0 +1,147 @@
+"""tools/export.py and tools/onnx_demo.py, as docs/deployment.md shows them."""
+
+import ast
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from commands import ROOT, run
+
+pytest.importorskip('onnx', reason='the extra "export" is not installed')
+pytest.importorskip('onnxruntime', reason='the extra "export" is not installed')
+
+import mmcv
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from onnx_demo import paste, prepare
+
+import mmatm  # noqa: F401  registers ATMNet
+from mmatm.export.verify import paste as paste_in_torch
+from mmatm.packaged import find_config
+
+EXPORT = 'tools/export.py'
+
+
+def checkpoint(name, path):
+    """A file with random weights."""
+    cfg = Config.fromfile(find_config(name))
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=dict()), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def segmentor_file(tmp_path_factory):
+    pytest.importorskip('mmseg')
+    return checkpoint('fpn_atmnet_xt_demo', tmp_path_factory.mktemp('weights') / 'seg.pth')
+
+
+def test_a_segmentor_from_config_to_drawing(demo_data, segmentor_file, tmp_path):
+    out = tmp_path / 'model.onnx'
+    run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, '--out', out, '--no-verify')
+    images = demo_data / 'ade20k' / 'images' / 'validation'
+    (tmp_path / 'text.jpg').write_text('no image')
+    printed = run('tools/onnx_demo.py', out, images, tmp_path / 'text.jpg', '--out-dir',
+                  tmp_path / 'found', '--threads', 1, code=1)  # fmt: skip
+    assert f'{tmp_path}/text.jpg is skipped: cannot identify image file' in printed
+    results = sorted((tmp_path / 'found').glob('*.json'))
+    assert len(results) == 4
+    shares = json.loads(results[0].read_text())['shares']
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    assert Image.open(results[0].with_suffix('.png')).size == (64, 64)
+
+
+def test_commands_in_the_documentation(demo_data, tmp_path):
+    """They run as they are, but for the checkpoints, which are random here."""
+    pytest.importorskip('mmdet')
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'demo').symlink_to(demo_data)
+    text = (ROOT / 'docs' / 'deployment.md').read_text().replace('\\\n', ' ')
+    lines = re.findall(r'^    (mmatm export|python tools/onnx_demo.py) (.+)$', text, re.M)
+    assert len(lines) >= 3
+    for command, rest in lines:
+        words = shlex.split(rest)
+        for weights in (tmp_path / word for word in words if word.endswith('.pth')):
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint(words[0], weights)
+        tool = ROOT / (EXPORT if command == 'mmatm export' else 'tools/onnx_demo.py')
+        printed = run(tool, *words, cwd=tmp_path)
+        assert ('mIoU: onnxruntime' in printed) == ('--verify-data' in words)
+    found = [json.loads(f.read_text()) for f in (tmp_path / 'found').glob('*.json')]
+    assert len(found) == 4
+    assert any('area' in item for image in found for item in image['objects'])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--out', 'missing/a.onnx'], 'the folder of --out does not exist: missing'),
+        (['--out', 'a.pt'], '--out must end in .onnx'),
+        (['--out', 'a.onnx', '--opset', 9], '--opset must be 17 to 20, but is 9'),
+        (['--out', 'a.onnx', '--fp16'], '--fp16 is not supported: '),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments, message, segmentor_file):
+    printed = run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, *arguments, code=1)
+    assert message in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_checkpoints_that_cannot_be_used(segmentor_file, tmp_path):
+    out = ['--out', tmp_path / 'a.onnx']
+    printed = run(EXPORT, 'fpn_atmnet_xt_demo', 'none.pth', *out, code=1)
+    assert 'checkpoint none.pth does not exist' in printed
+    printed = run(EXPORT, 'upernet_atmnet_xt_demo', segmentor_file, *out, code=1)
+    assert 'of this model' in printed or 'size mismatch' in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_stands_alone():
+    tree = ast.parse((ROOT / 'tools' / 'onnx_demo.py').read_text())
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    standard = {'argparse', 'colorsys', 'json', 'sys', 'pathlib', 'typing'}
+    assert names - standard == {'numpy', 'onnxruntime', 'PIL'}
+
+
+@pytest.mark.parametrize('size', [(100, 75), (64, 200)])
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='Resize', scale=(133, 80), keep_ratio=True),
+        dict(type='Resize', scale=(64, 64), keep_ratio=False),
+        dict(type='ResizeEdge', scale=56, backend='pillow', interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=50),
+    ],
+)
+def test_images_are_prepared_as_mm_does(size, step):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found = np.asarray(prepare(Image.fromarray(pixels), step))
+    height, width = size
+    if step['type'] == 'CenterCrop':
+        top, left = ((s - 50) // 2 for s in size)
+        expected = pixels[top : top + 50, left : left + 50]
+    elif step['type'] == 'ResizeEdge':
+        short = min(size)
+        new = int(56 * width / short), int(56 * height / short)
+        expected = mmcv.imresize(pixels, new, interpolation='bicubic', backend='pillow')
+    elif step['keep_ratio']:
+        expected = mmcv.imrescale(pixels, step['scale'])
+    else:
+        expected = mmcv.imresize(pixels, step['scale'])
+    assert found.shape == expected.shape
+    assert abs(found.astype(int) - expected).max() <= 1
+
+
+def test_masks_are_pasted_as_in_torch():
+    masks = torch.rand(1, 28, 28)
+    boxes = torch.tensor([[3.2, -2.0, 40.5, 31.0]])
+    expected = paste_in_torch(masks, boxes, (30, 44), 0.5)[0]
+    found = paste(masks[0].numpy(), boxes[0].numpy(), 44, 30) >= 0.5
+    assert (found != expected.numpy()).mean() < 1e-3

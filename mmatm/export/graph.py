@@ -56,7 +56,8 @@ def export_onnx(
     if weights > LARGEST:
         raise ExportError(f'models above 2 GiB are not exported, but this has {weights} bytes')
     (height, width), original = _TRACED
-    image = torch.randint(256, (1, 3, height, width), generator=torch.manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (1, 3, height, width), generator=generator)
     image = image.to(torch.float32 if float_input else torch.uint8)
     inputs: tuple[Tensor, ...] = (image, torch.tensor(original))[: len(model.inputs)]
     axes = {n: axes for n, axes in model.axes.items() if n in (*model.inputs, *model.outputs)}

@@ -210,7 +210,7 @@ class RCNN(Detector):
     def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         features = self.model.extract_feat(self.prepare(image))
         total: Any = 0
-        boxes = self.propose(features, image)
+        boxes = _never_empty(self.propose(features, image))
         stages = list(zip(self.box_heads, self.box_extractors, strict=True))
         for stage, (head, extractor) in enumerate(stages):
             logits, deltas = head(extract(extractor, features, boxes))
@@ -224,12 +224,12 @@ class RCNN(Detector):
                 continue
             boxes = boxes.repeat_interleave(classes, dim=0)
             boxes = decode(head.bbox_coder, boxes, deltas.reshape(-1, 4), image)
-        scores = (total / len(stages)).softmax(-1)[:, :-1]
+        scores = (total / len(stages)).softmax(-1)[:-1, :-1]
         scale = self.scale(image, size)
         # mmdet looks for overlaps in the original image, or before where masks are predicted too.
         if not self.mask_heads:
             boxes = boxes * scale
-        boxes = boxes.unflatten(0, (-1, classes)).expand(-1, int(scores.shape[1]), -1)
+        boxes = boxes.unflatten(0, (-1, classes))[:-1].expand(-1, int(scores.shape[1]), -1)
         place, labels = (scores > self.score_threshold).nonzero().unbind(1)
         boxes, scores = boxes[place, labels], scores[place, labels]
         kept = separate_nms(boxes, scores, labels, self.cfg.nms)[: self.cfg.max_per_img]
@@ -254,6 +254,7 @@ class RCNN(Detector):
 
     def masks(self, features: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Probabilities ``[N, h, w]``, the mean of the stages of a cascade."""
+        boxes, labels = _never_empty(boxes), F.pad(labels, (0, 1))
         total: Any = 0
         for head, extractor in zip(self.mask_heads, self.mask_extractors, strict=True):
             logits = head(extract(extractor, features, boxes))
@@ -262,7 +263,7 @@ class RCNN(Detector):
             else:
                 chosen = logits[torch.arange(labels.shape[0]), labels]
             total = total + chosen.sigmoid()
-        return total / len(self.mask_heads)
+        return (total / len(self.mask_heads))[:-1]
 
 
 def deployed(model: nn.Module) -> Deployed:
@@ -353,6 +354,11 @@ def _top(scores: Tensor, most: int) -> tuple[Tensor, Tensor]:
 def _large(boxes: Tensor, cfg: Any) -> Tensor:
     least = cfg.get('min_bbox_size', -1)
     return (boxes[:, 2:] - boxes[:, :2] > least).all(1)
+
+
+def _never_empty(boxes: Tensor) -> Tensor:
+    """One more box at the end: onnxruntime cannot normalise the maps of none."""
+    return F.pad(boxes, (0, 0, 0, 1))
 
 
 def _number(size: Any) -> Tensor:

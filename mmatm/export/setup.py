@@ -70,5 +70,6 @@ def _count(model: Any) -> int:
     for owner in ('head', 'decode_head', 'bbox_head'):
         if hasattr(model, owner):
             return int(getattr(model, owner).num_classes)
-    head: Any = model.roi_head.bbox_head
-    return int((head[-1] if isinstance(head, nn.ModuleList) else head).num_classes)
+    heads: Any = model.roi_head.bbox_head
+    last: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+    return int(last.num_classes)

@@ -28,11 +28,14 @@ def fix_sizes(*sizes: int) -> None:
 
     There it fails to order the strides of a map of which two sizes are symbolic.
     """
-    if torch.__version__ >= (2, 15) or not is_compiling():
-        return
-    if not getattr(torch.compiler, 'is_exporting', lambda: False)():
+    # torch.export without Dynamo, its default, is not concerned.
+    if (
+        torch.__version__ < (2, 15)
+        and is_compiling()
+        and torch.compiler.is_dynamo_compiling()  # as of torch 2.3, like is_compiling
+    ):
         for size in sizes:
-            range(size)  # a range is of numbers, so that the compiler replaces the symbol
+            range(size)  # takes no symbols, so that the compiler replaces them
 
 
 def is_transforming() -> bool:

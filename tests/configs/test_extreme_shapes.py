@@ -31,7 +31,7 @@ def predict(config, part):
 
 def test_backbone():
     bound = 0
-    for line in predict(DETECTOR, 'backbone'):
+    for line in predict('configs/detection/mask_rcnn_atmnet_xt.py', 'backbone'):
         count, *size = line['batch']
         size = [(side - 3) // 4 + 1 for side in size]
         for level, channels in zip(line['predictions'], (64, 128, 320, 512), strict=True):

@@ -20,7 +20,15 @@ from mmatm.export.graph import describe, export_onnx, preparation
 from mmatm.export.graph import test_size as size_of
 from mmatm.export.models import deployed
 from mmatm.export.setup import build, class_names
-from mmatm.export.verify import Session, compare, differences, exceeded, noise, predict
+from mmatm.export.verify import (
+    Session,
+    compare,
+    differences,
+    exceeded,
+    noise,
+    predict,
+    with_threshold,
+)  # fmt: skip
 from mmatm.packaged import find_config
 from reference import published_state_dict
 
@@ -30,6 +38,7 @@ NAMES = {
     'upernet_atmnet_xt_demo': 'mmseg',
     'retinanet_atmnet_xt_demo': 'mmdet',
     'mask_rcnn_atmnet_xt_demo': 'mmdet',
+    'faster': 'mmdet',  # the same without masks
     'cascade_mask_rcnn_atmnet_xt_ms_3x': 'mmdet',
 }
 SIZES = ((96, 64), (61, 83), (33, 130))  # the trace has another
@@ -37,8 +46,11 @@ SIZES = ((96, 64), (61, 83), (33, 130))  # the trace has another
 
 def config(name):
     pytest.importorskip(NAMES[name])
-    cfg = Config.fromfile(find_config(name))
+    cfg = Config.fromfile(find_config(name.replace('faster', 'mask_rcnn_atmnet_xt_demo')))
     init_default_scope(cfg.default_scope)
+    if name == 'faster':
+        cfg.model.type = 'FasterRCNN'
+        cfg.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
     if name.startswith('cascade'):
         for head in cfg.model.roi_head.bbox_head:
             head.update(num_classes=4, fc_out_channels=64)
@@ -123,6 +135,15 @@ def test_the_smallest_image(exported):
         assert not exceeded(model, values)
 
 
+@pytest.mark.parametrize('name', [name for name, scope in NAMES.items() if scope == 'mmdet'])
+def test_nothing_found(name, exported):
+    _, model, path = exported(name)
+    found = Session(with_threshold(path, 1.5))(noise(50, 70, seed=0), (50, 70))
+    assert {n: tuple(v.shape) for n, v in found.items()} == {
+        n: dict(boxes=(0, 4), masks=(0, 28, 28)).get(n, (0,)) for n in model.outputs
+    }
+
+
 def test_other_opset_float_input_and_external_data(exported, tmp_path):
     cfg, model, path = exported('fpn_atmnet_xt_demo')
     other = export(cfg, model, tmp_path / 'a.onnx', opset=20, float_input=True, external_data=True)
@@ -141,6 +162,9 @@ def test_differences_are_noticed():
     assert max(differences(found, swapped).values()) == 0
     assert differences(found, {**found, 'boxes': boxes + 1})['boxes'] > 0.1
     assert differences(found, {**found, 'labels': torch.tensor([0, 0])})['labels'] == 0.5
+    assert (
+        differences(found, {**found, 'boxes': boxes * torch.tensor([[1], [2]])}, 0.5)['boxes'] == 0
+    )
     fewer = {name: value[:1] for name, value in found.items()}
     assert differences(found, fewer)['scores'] == float('inf')
     nan = {**found, 'scores': torch.tensor([0.9, float('nan')])}

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from commands import DETECTOR, ROOT, SEGMENTOR, derive, run, scalars
 from mmatm.utils.operators import status
@@ -173,7 +174,8 @@ def test_auto_scale_lr(options, tmp_path):
         'auto_scale_lr.base_batch_size=8')  # fmt: skip
     rates = {entry['lr'] for entry in scalars(tmp_path) if 'lr' in entry}
     assert len(rates) == 1
-    assert rates.pop() == pytest.approx(0.001 * 2 / 8)
+    base = Config.fromfile(ROOT / DETECTOR).optim_wrapper.optimizer.lr
+    assert rates.pop() == pytest.approx(base * 2 / 8)
 
 
 @pytest.mark.parametrize('heads', [True, False])

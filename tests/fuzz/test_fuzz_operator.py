@@ -56,7 +56,7 @@ def arguments(draw):
     if draw(st.booleans()) and offset.numel():
         offset = offset.clone()
         place = tuple(draw(st.integers(0, size - 1)) for size in offset.shape)
-        offset[place] = draw(st.sampled_from(SPECIAL))
+        offset[place] = torch.tensor(draw(st.sampled_from(SPECIAL))).to(dtype)
     return x, offset
 
 

@@ -294,7 +294,7 @@ def test_exchange(tmp_path, source, kind):
     rejected = kind == 'mm.pth' or (old and kind.startswith(('published', 'train')))
     if rejected:
         model = timm.create_model('atmnet_xt').eval()
-        model.load_state_dict(read_checkpoint(path)['state_dict'])
+        model.load_state_dict(read_checkpoint(path, ema='ema' in kind)['state_dict'])
     else:  # prefers the EMA weights
         model = timm.create_model('atmnet_xt', checkpoint_path=str(path)).eval()
     torch.testing.assert_close(model(IMAGE), expected, rtol=0, atol=0)

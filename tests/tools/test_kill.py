@@ -43,7 +43,7 @@ evaluation = dict(batch_size=1, num_workers=0, persistent_workers=False)
 DETECTION = """
 model = dict(
     backbone=dict(arch=dict(_delete_=True, **arch), drop_path_rate=0.3),
-    neck=dict(in_channels=list(arch['widths'])),
+    neck=dict(in_channels=list(arch['widths'][:3])),
 )
 train_dataloader = dict(dataset=dict(data_root='{data}/coco/'), **loader)
 val_dataloader = dict(dataset=dict(data_root='{data}/coco/'), **evaluation)

@@ -69,7 +69,7 @@ def test_two_distributions_stop_the_import_but_not_the_report(tmp_path):
     package(tmp_path, 'torch', 'raise OSError("libtorch.so: no such file")')
     done = run(tmp_path, '-m', 'mmatm.env')
     assert 'OSError: libtorch.so: no such file; mmcv is installed twice' in done.stdout
-    assert 'mmcv: mmcv 9.9 and onedl-mmcv 9.9\n' in done.stdout
+    assert 'mmcv: mmcv 9.9 and onedl-mmcv 9.9' in done.stdout
     assert 'problem 1: mmcv is installed twice' in done.stdout
 
 

@@ -69,7 +69,7 @@ class _TiledMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         if torch.is_grad_enabled():  # it is to be differentiated again, so tiles save nothing
-            _, pull_back = torch.func.vjp(_mlp_without_last_bias, x, w1, b1, w2)
+            _, pull_back = torch.func.vjp(_mlp_without_last_bias, x, w1, b1, w2)  # type: ignore[misc]
             return *pull_back(grad), grad.flatten(0, -2).sum(0), None
         tokens, grad = x.flatten(0, -2), grad.reshape(-1, len(w2))
         grad_x = torch.empty_like(tokens)

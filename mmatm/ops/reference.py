@@ -21,7 +21,7 @@ def active_sample(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def active_sample_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples, ``[B, H, W, 2 * C]``, and the mean over tokens of them and ``x``, ``[B, 3C]``."""
+    """The samples, ``[B, H, W, 2 * C]``, and the mean of them and ``x``, ``[B, 3 * C]``."""
     samples = active_sample(x, offset)
     return samples, mean(samples, x)
 
@@ -46,7 +46,7 @@ def pull_back(function: Callable, grads: Sequence[Tensor], inputs: Sequence[Tens
 
     They are differentiable in everything, any number of times.
     """
-    results, pull = torch.func.vjp(function, *inputs)
+    results, pull = torch.func.vjp(function, *inputs)  # type: ignore[misc]
     return pull(grads[0] if isinstance(results, Tensor) else tuple(grads))
 
 
@@ -58,11 +58,13 @@ def push_forward(
     Reverse mode twice, because forward mode cannot be entered within itself: what pulls back is
     linear in the gradients, and its own transpose pushes forward.
     """
-    tangents = [torch.zeros_like(i) if t is None else t for t, i in zip(tangents, inputs, strict=True)]
+    tangents = [
+        torch.zeros_like(i) if t is None else t for t, i in zip(tangents, inputs, strict=True)
+    ]
     results = function(*inputs)
     single = isinstance(results, Tensor)
     grads = [torch.zeros_like(r) for r in ((results,) if single else results)]
-    _, push = torch.func.vjp(lambda *grads: pull_back(function, grads, inputs), *grads)
+    _, push = torch.func.vjp(lambda *grads: pull_back(function, grads, inputs), *grads)  # type: ignore[misc]
     pushed = push(tuple(tangents))
     return pushed[0] if single else pushed
 

@@ -111,7 +111,7 @@ def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
         )
     available = available_backends(x.device)
     if backend is None:
-        _warn_without_library(x.device.type)
+        _warn_when_slow(x.device.type)
         return available[0]
     if backend not in available:
         raise ValueError(
@@ -121,23 +121,27 @@ def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
     return backend
 
 
-_warned = False
+_warned: set[str] = set()
 
 
-def _warn_without_library(device: str) -> None:
-    """Say once that the compiled backend is missing, unless it was left out on purpose."""
-    global _warned
-    if _warned or device != 'cpu' or cpp.is_available():
+def _warn_when_slow(device: str) -> None:
+    """Say once per kind of device that the slow operator serves, unless it was asked for."""
+    if device in _warned or os.environ.get('MMATM_BUILD_OPS') == '0':
         return
-    _warned = True
-    if os.environ.get('MMATM_BUILD_OPS') != '0':
-        warnings.warn(
-            'mmatm runs on its slow reference operator, because its fast CPU operator is missing '
-            f'({cpp.load_error}): install the wheel for this platform, or a C++ compiler such as '
-            'g++ and then mmatm again with "pip install --force-reinstall --no-deps '
-            '--no-cache-dir mmatm"',
-            stacklevel=4,
+    if device == 'cpu' and not cpp.is_available():
+        reason = (
+            f'its fast CPU operator is missing ({cpp.load_error}): install the wheel for this '
+            'platform, or a C++ compiler such as g++ and then mmatm again with "pip install '
+            '--force-reinstall --no-deps --no-cache-dir mmatm"'
         )
+    elif device == 'cuda' and not triton.is_available():
+        reason = (
+            'Triton 3 is missing: it comes with torch 2.4 and newer, or by "pip install triton"'
+        )
+    else:
+        return
+    _warned.add(device)
+    warnings.warn(f'mmatm runs on its slow reference operator on {device}: {reason}', stacklevel=4)
 
 
 _MODULES: dict[str, Any] = {'cpp': cpp, 'triton': triton}

@@ -30,7 +30,7 @@ def fix_sizes(*sizes: int) -> None:
     """
     # torch.export without Dynamo, its default, is not concerned.
     if (
-        torch.__version__ < (2, 15)
+        torch.__version__ < (2, 15)  # type: ignore[operator]
         and is_compiling()
         and torch.compiler.is_dynamo_compiling()  # as of torch 2.3, like is_compiling
     ):

@@ -50,8 +50,11 @@ def test_third_derivative():
     torch.testing.assert_close(third(BACKENDS[0]), third('reference'))
 
 
-@pytest.mark.parametrize('transform', ['grad', 'jvp', 'vjp', 'jacrev', 'jacfwd', 'vmap',
-                                       'vmap_grad', 'vmap_vmap', 'grad_vmap', 'hessian'])  # fmt: skip
+@pytest.mark.parametrize(
+    'transform',
+    ['grad', 'jvp', 'vjp', 'jacrev', 'jacfwd', 'vmap', 'vmap_grad', 'vmap_vmap', 'grad_vmap',
+     'hessian'],
+)  # fmt: skip
 def test_transforms_equal_those_of_plain_torch(transform):
     x, offset = arguments(3, 1)
     tangents = torch.ones_like(x[0]), offset[0].cos()

@@ -109,7 +109,7 @@ def test_autocast_keeps_the_dtype_of_x(dtype):
 @pytest.mark.parametrize('wanted', ['0', None])
 def test_missing_library_is_said_once(wanted, monkeypatch):
     monkeypatch.setattr(cpp, '_library', None)
-    monkeypatch.setattr(sampling, '_warned', False)
+    monkeypatch.setattr(sampling, '_warned', set())
     if wanted:
         monkeypatch.setenv('MMATM_BUILD_OPS', wanted)
     else:
@@ -121,3 +121,11 @@ def test_missing_library_is_said_once(wanted, monkeypatch):
     assert len(caught) == (0 if wanted else 1)
     if caught:
         assert 'pip install' in str(caught[0].message)
+
+
+def test_missing_triton_is_said_once_on_cuda(monkeypatch):
+    monkeypatch.setattr(sampling, '_warned', set())
+    monkeypatch.setattr(sampling.triton, 'is_available', lambda: False)
+    with pytest.warns(UserWarning, match='on cuda: Triton 3 is missing'):
+        sampling._warn_when_slow('cuda')
+    sampling._warn_when_slow('cuda')  # errors if it warns again

@@ -65,10 +65,4 @@ model = dict(
         rcnn=dict(nms=dict(class_agnostic=True), max_per_img=20),
     ),
 )
-max_epochs = 5
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', T_max=max_epochs, convert_to_iter_based=True),
-]
 optim_wrapper = dict(optimizer=dict(lr=2e-3))

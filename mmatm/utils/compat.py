@@ -23,6 +23,9 @@ def is_compiling() -> bool:
     return bool(function and function())
 
 
+_ORDERS_SYMBOLS = torch.__version__ >= '2.15'  # not a comparison of plain strings
+
+
 def fix_sizes(*sizes: int) -> None:
     """Compile for these very ``sizes`` where Inductor cannot handle symbolic ones: before 2.15.
 
@@ -30,7 +33,7 @@ def fix_sizes(*sizes: int) -> None:
     """
     # torch.export without Dynamo, its default, is not concerned.
     if (
-        torch.__version__ < (2, 15)  # type: ignore[operator]
+        not _ORDERS_SYMBOLS
         and is_compiling()
         and torch.compiler.is_dynamo_compiling()  # as of torch 2.3, like is_compiling
     ):

@@ -39,12 +39,22 @@ def images(size: tuple[int, int], batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
 
 
-def results(model, parameters, image, half=False):
-    """Outputs and gradients."""
-    with torch.autocast('cpu', torch.bfloat16, enabled=half):
-        outputs = model(image)
-    loss = sum(o.float().square().mean() for o in outputs)
-    return outputs, torch.autograd.grad(loss, parameters)
+def check(compiled_model, model, image, half=False):
+    """Outputs and gradients against eager ones."""
+    results = []
+    for candidate in (compiled_model, model):
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            outputs = candidate(image)
+        # Not the squares, whose mean a LayerNorm makes constant.
+        loss = sum(o.float().pow(3).mean() for o in outputs)
+        results.append((outputs, torch.autograd.grad(loss, list(model.parameters()))))
+    (found, grads), (expected, expected_grads) = results
+    tolerance = 5e-2 if half else 1e-4
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    # Bfloat16 moves sampling positions across tokens, where the derivative jumps.
+    tolerance = 0.5 if half else 1e-3
+    for (name, _), one, other in zip(model.named_parameters(), grads, expected_grads, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm(), name
 
 
 @compiled
@@ -54,15 +64,12 @@ def test_inductor_trains_on_any_size():
     from torch._dynamo.testing import CompileCounterWithBackend
 
     model = tiny(out_indices=(0,))
-    parameters = list(model.parameters())
     counter = CompileCounterWithBackend('inductor')
     compiled_model = torch.compile(model, backend=counter, fullgraph=True)
     for size in SIZES if SYMBOLIC else SIZES[:2]:
         image = images(size)
         torch._dynamo.maybe_mark_dynamic(image, (2, 3))  # no graph for the first size alone
-        found = results(compiled_model, parameters, image)
-        expected = results(model, parameters, image)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        check(compiled_model, model, image)
     assert counter.frame_count == (1 if SYMBOLIC else 2)
 
 
@@ -81,14 +88,10 @@ def test_two_graphs_serve_all_sizes(half, stages):
     from torch._dynamo.testing import CompileCounterWithBackend
 
     model = tiny(out_indices=range(stages))
-    parameters = list(model.parameters())
     counter = CompileCounterWithBackend('aot_eager')
     compiled_model = torch.compile(model, backend=counter, fullgraph=True)
-    tolerance = 5e-2 if half else 1e-4
     for size in SIZES if SYMBOLIC else SIZES[:3]:
-        found = results(compiled_model, parameters, images(size), half)
-        expected = results(model, parameters, images(size), half)
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        check(compiled_model, model, images(size), half)
     assert counter.frame_count == (2 if SYMBOLIC else 3)
 
 
@@ -107,7 +110,7 @@ def segmentor() -> tuple[nn.Module, OptimWrapper]:
     config = Config.fromfile(ROOT / SEGMENTOR)
     init_default_scope('mmseg')
     config.model.backbone.arch = TINY
-    config.model.neck.in_channels = list(TINY['widths'])
+    config.model.neck.in_channels = list(TINY['widths'][:3])
     torch.manual_seed(0)
     model = MODELS.build(config.model).train()
     return model, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from commands import ROOT, derive, run
 from mmatm.checkpoints.reading import TRUST_FLAG
 from mmatm.cli import _MODULES, _scripts
+from mmatm.models import ATMNet
 from mmatm.packaged import find_config
 from reference import published_state_dict
 
@@ -93,15 +94,17 @@ def test_block_is_a_config(page, block, tmp_path):
     assert cfg.model.backbone.type == 'ATMNet'
 
 
-def test_config_for_own_data(demo_data, request, tmp_path):
+def test_config_for_own_data(demo_data, tmp_path):
     pytest.importorskip('mmdet')
     base, rest = OWN_DATA.split('\n', 1)
     assert base == f"_base_ = './{Path(BASE).name}'"
     config = derive(BASE, rest.replace('data/demo/', f'{demo_data}/'), tmp_path / 'mine.py')
-    checkpoint = request.getfixturevalue('detector') / 'epoch_1.pth'
+    checkpoint = tmp_path / 'backbone.pth'
+    weights = {f'backbone.{name}': value for name, value in ATMNet('xt').state_dict().items()}
+    torch.save({'state_dict': weights}, checkpoint)
     run(
         'tools/train.py', config, '--work-dir', tmp_path, '--cfg-options',
-        f'load_from={checkpoint}',  # other widths: all shapes that fit are loaded
+        f'load_from={checkpoint}',  # the backbone alone: all shapes that fit are loaded
         *(f'{s}_dataloader.num_workers=0' for s in ('train', 'val')),
         *(f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val')),
         'train_dataloader.dataset.pipeline.2.scale=(64,64)',

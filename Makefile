@@ -6,7 +6,8 @@ PYTHON ?= python3
 STACK ?= onedl
 MMCV ?= pure
 # onedl-mmcv does not compile for torch 2.14 and newer.
-TORCH ?= $(if $(filter openmmlab,$(STACK)),2.1.2,$(if $(filter compiled,$(MMCV)),2.11.0,2.15.0))
+TORCH ?= $(if $(filter onedlcompiled,$(STACK)$(MMCV)),2.11.0)
+TORCH_REQUIREMENTS = $(if $(TORCH),torch==$(TORCH) torchvision,-r requirements/torch-$(STACK).txt)
 VENV ?= .venv$(if $(filter openmmlab,$(STACK)),-openmmlab)$(if $(filter compiled,$(MMCV)),-compiled)
 
 SHELL := /bin/bash -eo pipefail
@@ -27,9 +28,9 @@ setup: $(VENV)/.ready ## install torch, the mm packages and mmatm into .venv
 
 $(VENV)/.ready: setup.py pyproject.toml $(wildcard requirements/*.txt mmatm/ops/csrc/*)
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 10) or sys.exit(f"mmatm needs Python 3.10 or newer, but $(PYTHON) is {v}; try: make PYTHON=python3.11")'
-	@echo '== torch $(TORCH), the mm packages and mmatm into $(VENV)'
+	@echo '== torch, the mm packages and mmatm into $(VENV)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch==$(TORCH) torchvision --editable '.[$(EXTRAS)]'
+	$(PIP) $(TORCH_REQUIREMENTS) --editable '.[$(EXTRAS)]'
 	@# opencv-python needs the system's OpenGL; where that is missing the headless build serves.
 	@$(BIN)/python -c 'import cv2' 2> /dev/null || $(PIP) --force-reinstall --no-deps \
 		opencv-python-headless==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))')

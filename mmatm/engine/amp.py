@@ -40,24 +40,21 @@ def boxes_in_float32() -> Iterator[None]:
     to 4 pixels.
     """
     with ExitStack() as stack:
-        for owner, make in _box_functions():
-            stack.enter_context(patch.object(owner, 'forward', make(_in_float32(owner.forward))))
+        for owner, forward in _wrapped_forwards():
+            stack.enter_context(patch.object(owner, 'forward', forward))
         yield
 
 
-def _box_functions() -> Iterator[tuple[Any, Callable]]:
+def _wrapped_forwards() -> Iterator[tuple[Any, Any]]:
+    """The classes to patch, and what to put in place of their ``forward``."""
     try:
         from mmcv.ops.nms import NMSop
         from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
     except ImportError:  # segmentation needs neither
         return
-    yield NMSop, staticmethod
+    yield NMSop, staticmethod(_in_float32(NMSop.forward))
     for extractor in (SingleRoIExtractor, GenericRoIExtractor):
-        yield extractor, _identity
-
-
-def _identity(function: Callable) -> Callable:
-    return function
+        yield extractor, _in_float32(extractor.forward)
 
 
 def _in_float32(forward: Callable) -> Callable:

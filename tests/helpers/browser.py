@@ -21,7 +21,8 @@ def opened(
     Args:
         file: The page.
         fragment: What follows ``#`` in its address.
-        width, height: Size of the window in CSS pixels.
+        width: Of the window, in CSS pixels.
+        height: Of the window, in CSS pixels.
     """
     address = file.resolve().as_uri() + (f'#{fragment}' if fragment else '')
     requests: list[str] = []

@@ -17,6 +17,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, RUNNERS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .compiling import compile_networks
+
 _STEP, _IMAGE = 0, 1  # what a seed is for
 
 
@@ -38,6 +40,23 @@ class ExactRunner(Runner):
             data['sampler'] = dict(type=ExactSampler.__name__, sampler=data['sampler'])
             self.register_hook(ExactResumeHook())
         return super().build_train_loop(loop)
+
+    def val(self) -> dict:
+        """Evaluate on the validation data; see :class:`mmengine.runner.Runner`."""
+        self._maybe_compile('val_step')
+        return super().val()
+
+    def test(self) -> dict:
+        """Evaluate on the test data; see :class:`mmengine.runner.Runner`."""
+        self._maybe_compile('test_step')
+        return super().test()
+
+    def _maybe_compile(self, target: str) -> None:
+        """Compile networks, not the step that is the ``target``, which mmengine would compile."""
+        options = self.cfg.get('compile') or False
+        if options is not False:
+            names = compile_networks(self.model, **({} if options is True else options))
+            self.logger.info(f'Compiling {", ".join(names)}, which makes the first steps slow')
 
 
 class Draw(int):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .kernels import torchvision, widen
+from .kernels import in_threads, torchvision, widen
 
 _MAXIMUM = 0  # mmcv's pool_mode; 1 is the average
 
@@ -51,9 +51,9 @@ def roi_align_forward(
         return
     features = widen(input, keep_half=True)
     boxes, bins = rois.to(features.dtype), (aligned_height, aligned_width)
-    output.copy_(
-        torchvision().roi_align(features, boxes, spatial_scale, *bins, sampling_ratio, aligned)
-    )
+    arguments = (spatial_scale, *bins, sampling_ratio, aligned)
+    align = torchvision().roi_align
+    output.copy_(in_threads(lambda part: align(features, part, *arguments), boxes, dim=0))
 
 
 def roi_align_backward(
@@ -75,9 +75,15 @@ def roi_align_backward(
         return
     grad = widen(grad_output, keep_half=True)
     boxes, bins = rois.to(grad.dtype), (aligned_height, aligned_width)
-    grad_input += torchvision()._roi_align_backward(
-        grad, boxes, spatial_scale, *bins, *grad_input.shape, sampling_ratio, aligned
-    )
+    align, (images, _, height, width) = torchvision()._roi_align_backward, grad_input.shape
+    grad_input += in_threads(
+        lambda part: align(
+            part, boxes, spatial_scale, *bins, images, part.shape[1], height, width,
+            sampling_ratio, aligned,
+        ),
+        grad,
+        dim=1,
+    )  # fmt: skip
 
 
 def roi_pool_forward(

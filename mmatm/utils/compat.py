@@ -23,7 +23,8 @@ def is_compiling() -> bool:
     return bool(function and function())
 
 
-_ORDERS_SYMBOLS = torch.__version__ >= '2.15'  # not a comparison of plain strings
+# Whether Inductor serves all image sizes with one graph. Versions do not compare as strings do.
+ORDERS_SYMBOLS = torch.__version__ >= '2.15'
 
 
 def fix_sizes(*sizes: int) -> None:
@@ -33,7 +34,7 @@ def fix_sizes(*sizes: int) -> None:
     """
     # torch.export without Dynamo, its default, is not concerned.
     if (
-        not _ORDERS_SYMBOLS
+        not ORDERS_SYMBOLS
         and is_compiling()
         and torch.compiler.is_dynamo_compiling()  # as of torch 2.3, like is_compiling
     ):

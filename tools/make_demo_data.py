@@ -6,6 +6,7 @@ in two layouts. Close-ups of single shapes, the same number per class, are writt
 
     OUT/coco/annotations/instances_{train,val}2017.json    COCO instances, polygons
     OUT/coco/{train,val}2017/*.jpg
+    OUT/coco/annotations/panoptic_{train,val}2017{.json,/*.png}    background as stuff
     OUT/ade20k/annotations/{training,validation}/*.png     0 ignore, 1 background, 2.. the shapes
     OUT/ade20k/images/{training,validation}/*.jpg
     OUT/imagenet/{train,val}/CLASS/*.jpg                   ImageNet, a folder per shape
@@ -155,12 +156,17 @@ def draw_scene(
     return image, [(label, polygons(visible)) for label, _, visible in shapes]
 
 
-def annotate(instances: Instances, image_id: int, size: int) -> tuple[list[dict], np.ndarray]:
-    """Describe the instances of a scene as COCO annotations and as an ADE20K label map.
+def annotate(
+    instances: Instances, image_id: int, size: int
+) -> tuple[list[dict], list[dict], np.ndarray, np.ndarray]:
+    """Describe the instances of a scene as COCO annotations, panoptic ones and label maps.
 
-    The label map is (size, size) uint8. Area (pixels) and box (x, y, width, height) are computed
-    from the polygons by pycocotools. Pixels on both sides of an outline show a mixture and get the
-    ignored label 0.
+    Area (pixels) and box (x, y, width, height) are computed from the polygons by pycocotools.
+
+    Returns:
+        The annotations; the segments of the panoptic map; that map, of segment ids; and the label
+        map of ADE20K's layout. Both maps are (size, size) uint8. In the latter, pixels on both
+        sides of an outline, which show a mixture, get the ignored label 0.
     """
     annotations = []
     owner = np.zeros((size, size), np.uint8)  # 0 for the background, else instance number + 1
@@ -172,10 +178,17 @@ def annotate(instances: Instances, image_id: int, size: int) -> tuple[list[dict]
         ids = {'id': image_id * 10 + number, 'image_id': image_id, 'category_id': label + 1}
         shape = {'segmentation': outlines, 'bbox': box, 'area': area, 'iscrowd': 0}
         annotations.append({**ids, **shape})
+    segments = []
+    for number in np.unique(owner).tolist():
+        found = coco_mask.encode(np.asfortranarray(owner == number))
+        category = annotations[number - 1]['category_id'] if number else len(CLASSES) + 1
+        box, area = coco_mask.toBbox(found).tolist(), int(coco_mask.area(found))
+        ids = {'id': number + 1, 'category_id': category}  # the id 0 means unlabeled
+        segments.append({**ids, 'bbox': box, 'area': area, 'iscrowd': 0})
     label_map = labels[owner]
     around = np.ones((3, 3), np.uint8)
     label_map[cv2.dilate(owner, around) != cv2.erode(owner, around)] = 0
-    return annotations, label_map
+    return annotations, segments, owner + 1, label_map
 
 
 def encode(image: np.ndarray) -> bytes:
@@ -192,21 +205,29 @@ def write_scenes(
     ade_images = root / 'ade20k' / 'images' / ade_split
     ade_labels = root / 'ade20k' / 'annotations' / ade_split
     coco_json = root / 'coco' / 'annotations' / f'instances_{split}2017.json'
-    for folder in (coco_images, ade_images, ade_labels, coco_json.parent):
+    panoptic = coco_json.with_name(f'panoptic_{split}2017')
+    for folder in (coco_images, ade_images, ade_labels, panoptic):
         folder.mkdir(parents=True, exist_ok=True)
 
-    images, annotations = [], []
+    images, annotations, panoptic_annotations = [], [], []
     for number in tqdm(range(count), desc=split, unit='image'):
         rng = np.random.default_rng([seed, index, number])
         image, instances = draw_scene(rng, photos[rng.integers(len(photos))], size)
         image_id = index * MAX_IMAGES + number + 1
-        found, label_map = annotate(instances, image_id, size)
+        found, segments, segment_map, label_map = annotate(instances, image_id, size)
         annotations += found
 
         jpg, ade_name = coco_images / f'{image_id:012}.jpg', f'ADE_{split}_{number + 1:08}'
         names = {'id': image_id, 'license': 1, 'file_name': jpg.name}
         images.append({**names, 'height': size, 'width': size})
         jpg.write_bytes(encode(image))
+        png = panoptic / f'{jpg.stem}.png'
+        panoptic_annotations.append(
+            {'image_id': image_id, 'file_name': png.name, 'segments_info': segments}
+        )
+        colors = np.zeros((size, size, 3), np.uint8)  # BGR, with the id in red
+        colors[..., 2] = segment_map
+        png.write_bytes(cv2.imencode('.png', colors)[1])
         (ade_labels / f'{ade_name}.png').write_bytes(cv2.imencode('.png', label_map)[1])
         try:
             os.link(jpg, ade_images / f'{ade_name}.jpg')
@@ -221,6 +242,10 @@ def write_scenes(
         'categories': categories,
     }
     coco_json.write_text(json.dumps(document))
+    stuff = {'id': len(CLASSES) + 1, 'name': 'background', 'supercategory': 'background'}
+    kinds = [{**each, 'isthing': 1} for each in categories] + [{**stuff, 'isthing': 0}]
+    document |= {'annotations': panoptic_annotations, 'categories': kinds}
+    panoptic.with_suffix('.json').write_text(json.dumps(document))
 
 
 def close_up(
@@ -297,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f'argument --{name}: expected {low} to {high}, got {arguments[name]}')
 
     card = {
-        'tool': 'make_demo_data 2',  # raise the number when the images change
+        'tool': 'make_demo_data 3',  # raise the number when the images change
         'arguments': arguments,
         'coco_classes': list(CLASSES),
         'ade20k_classes': ['background', *CLASSES],

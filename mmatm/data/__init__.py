@@ -4,6 +4,7 @@ from .coco import check_coco_annotations, read_coco
 from .configs import check_classes, check_paths, metrics
 from .images import check_file
 from .labels import check_label_map_file, check_labels
+from .panoptic import check_panoptic_annotations, panoptic_map_problem, read_panoptic
 from .problems import DataError, Problem, limited
 from .samples import CheckedPipeline, check_samples
 
@@ -16,9 +17,12 @@ __all__ = [
     'check_file',
     'check_label_map_file',
     'check_labels',
+    'check_panoptic_annotations',
     'check_paths',
     'check_samples',
     'limited',
     'metrics',
+    'panoptic_map_problem',
     'read_coco',
+    'read_panoptic',
 ]

@@ -11,10 +11,15 @@ from .problems import DataError, Problem, limited
 
 KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
 _MOST = 20  # unused annotations that are named
+_COCO_URL = 'http://images.cocodataset.org/'
 
 
-def read_coco(file: Path) -> dict:
+def read_coco(file: Path, lvis: bool = False) -> dict:
     """Read an annotation file.
+
+    Args:
+        file: its path.
+        lvis: whether it is LVIS v1, whose images have the end of ``coco_url`` as ``file_name``.
 
     Raises:
         DataError: the file is not JSON, or not in COCO's format. The message names it.
@@ -23,6 +28,8 @@ def read_coco(file: Path) -> dict:
         content = json.loads(file.read_bytes())
         for image in content['images']:
             _ = hash(image['id']), image['height'], image['width']
+            if lvis:
+                image['file_name'] = image['coco_url'].removeprefix(_COCO_URL)
             _check_text(image['file_name'])
         for category in content['categories']:
             _ = hash(category['id'])

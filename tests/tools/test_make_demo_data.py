@@ -106,6 +106,27 @@ def test_layouts_agree(made, split, ade_split, count):
     assert len(ids) == len(coco.anns)
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_panoptic_segments_are_the_instances(made, split):
+    folder = made / 'coco/annotations'
+    content = json.loads((folder / f'panoptic_{split}2017.json').read_text())
+    coco = COCO(str(folder / f'instances_{split}2017.json'))
+    names = {category['id']: category['name'] for category in content['categories']}
+    assert list(names.values()) == [*demo.CLASSES, 'background']
+    assert [category['isthing'] for category in content['categories']] == [1] * 4 + [0]
+    assert content['images'] == coco.dataset['images']
+    for image in content['annotations']:
+        ids = cv2.imread(str(folder / f'panoptic_{split}2017' / image['file_name']))[..., 2]
+        segments = image['segments_info']
+        assert sorted(np.unique(ids).tolist()) == sorted(each['id'] for each in segments)
+        assert [each['area'] for each in segments] == [(ids == e['id']).sum() for e in segments]
+        things = [each for each in segments if names[each['category_id']] != 'background']
+        for segment, annotation in zip(things, coco.imgToAnns[image['image_id']], strict=True):
+            assert segment['category_id'] == annotation['category_id']
+            mask = coco.annToMask(annotation).astype(bool)
+            assert (mask & (ids == segment['id'])).sum() > 0.95 * mask.sum()
+
+
 def test_scenes_of_the_reported_results(made):
     """Category and box of every annotation; other random numbers would change all of them."""
     expected = [

@@ -72,6 +72,15 @@ def test_bad_layer_decay_is_rejected(decay):
         optimizer_of(Detector(), layer_decay=decay)
 
 
+def test_factor_of_the_backbone():
+    """It does not switch off other rules, as a custom key for the backbone would."""
+    optimizer = optimizer_of(Detector(), layer_decay=1.0, backbone_lr_mult=0.1, norm_decay_mult=0.0)
+    found = {(group['lr'], group['weight_decay']) for group in optimizer.param_groups}
+    assert found == {(0.1, 0.05), (0.1, 0.0), (1.0, 0.05)}
+    with pytest.raises(ValueError, match=r'backbone_lr_mult must be in \(0, 1\]'):
+        optimizer_of(Detector(), layer_decay=1.0, backbone_lr_mult=2)
+
+
 def test_layer_decay_needs_a_backbone_with_layers():
     with pytest.raises(ValueError, match='get_layer_depth'):
         optimizer_of(nn.Sequential(nn.Linear(2, 2)), layer_decay=0.9)

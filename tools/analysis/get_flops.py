@@ -8,6 +8,7 @@ FLOPs are multiply-adds for one image. The products of the token mixer are count
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,10 @@ def main() -> None:
         parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
     cfg = read_config(args.config, args.cfg_options)
     shape = args.shape or SHAPES[cfg.default_scope]
-    result = complexity(cfg, *shape)
+    try:
+        result = complexity(cfg, *shape)
+    except RuntimeError as error:  # such as fewer tokens than DINO has queries
+        sys.exit(f'{args.config} cannot be run at {shape[0]} x {shape[1]}: {error}')
     if args.json:
         print(json.dumps(result))
         return
@@ -88,19 +92,27 @@ def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
         ``parameters``, including all heads; ``flops`` of convolutions and matrix products;
         ``flops_fvcore``, with normalization, interpolation and pooling as fvcore counts them;
         ``flops_computed``, the products that are computed. Segmentors are counted up to the logits
-        at the size of the image, two-stage detectors with the proposals of random weights.
+        at the size of the image, two-stage detectors with the proposals of random weights, and
+        deformable attention without its sampling.
     """
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).eval()
-    # Two-stage detectors select proposals by value. For other models shapes are enough.
-    device = 'cpu' if hasattr(model, 'roi_head') else 'meta'
+    # Two-stage detectors select proposals by value, and deformable attention reads the sizes of its
+    # maps from tensors. For other models shapes are enough.
+    names = {type(module).__name__ for module in model.modules()}
+    by_value = hasattr(model, 'roi_head') or 'MultiScaleDeformableAttention' in names
+    device = 'cpu' if by_value else 'meta'
+    for module in model.modules():
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.training = True  # or it becomes one operator, which is not counted
     model, image = model.to(device), torch.zeros(1, 3, height, width, device=device)
     shape = (height, width)
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1, 1))
+    meta['batch_input_shape'] = shape
     if hasattr(model, 'encode_decode'):
         forward = partial(model.encode_decode, image, [meta])
-    elif hasattr(model, 'roi_head'):
+    elif by_value:
         from mmdet.structures import DetDataSample
 
         forward = partial(model, image, [DetDataSample(metainfo=meta)])
@@ -109,8 +121,8 @@ def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
 
     computed, others = _count(forward)
     # Only the backbone differs from the paper's formulation, and there shapes are enough.
+    folded, _ = _count(partial(model.backbone, image))
     forward = partial(model.backbone.to('meta'), image.to('meta'))
-    folded, _ = _count(forward)
     for mixer in model.modules():
         if isinstance(mixer, ActiveTokenMixer):
             mixer.folds = lambda tokens: False

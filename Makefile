@@ -14,7 +14,7 @@ SHELL := /bin/bash -eo pipefail
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # OpenMMLab's mmpretrain and ONNX are left out: their tests are skipped there.
-EXTRAS = $(STACK),demo,tests$(if $(filter onedl,$(STACK)),$(comma)classification$(comma)export)
+EXTRAS = $(STACK),demo,evaluation,tests$(if $(filter onedl,$(STACK)),$(comma)classification$(comma)export)
 comma := ,
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
@@ -41,6 +41,8 @@ ifeq ($(MMCV),compiled)
 	CFLAGS=-g0 CXXFLAGS=-g0 PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation --no-cache-dir \
 		--no-deps --no-binary :all: $(if $(filter onedl,$(STACK)),onedl-mmcv==2.3.6,mmcv==2.1.0)
 endif
+	@# What evaluates panoptic segmentation would replace numpy 2.
+	$(PIP) --no-deps panopticapi-lite
 	@# So that mmdet's own tools work here as well.
 	@$(BIN)/mmatm operators install
 	@$(BIN)/python -c 'import mmatm, mmdet, mmseg'

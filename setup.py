@@ -119,7 +119,15 @@ setup(
     install_requires=requirements('runtime'),
     extras_require={
         name: requirements(name)
-        for name in ('onedl', 'openmmlab', 'classification', 'demo', 'export', 'tests')
+        for name in (
+            'onedl',
+            'openmmlab',
+            'classification',
+            'demo',
+            'evaluation',
+            'export',
+            'tests',
+        )
     },
     entry_points=dict(console_scripts=['mmatm = mmatm.cli:main']),
     **extension(),

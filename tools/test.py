@@ -85,6 +85,8 @@ def use_tta(cfg: Config) -> None:
     Configs without ``tta_model`` get horizontal flips. mmpretrain averages the scores. mmdet merges
     only boxes, so the mask head is removed and masks are not evaluated.
     """
+    if cfg.model.type == 'Mask2Former':
+        sys.exit('--tta: mmdet merges boxes only, but Mask2Former predicts masks')
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

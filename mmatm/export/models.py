@@ -94,8 +94,8 @@ class Segmentor(Deployed):
     }
 
     def __init__(self, model: Any):
-        super().__init__(model)
         _require(model, 'decode_head', 'UPerHead', 'FPNHead')
+        super().__init__(model)
         if model.test_cfg.get('mode', 'whole') != 'whole':
             raise ExportError(
                 f'segmentors are exported for whole images, but test_cfg.mode is '

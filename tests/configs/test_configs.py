@@ -29,7 +29,16 @@ DETECTION = [
     ]
     for arch in ARCHS
 ]
+# Of these the smallest size learns here, and test_model_index.py builds all.
+DETECTION += [
+    'faster_rcnn_atmnet_xt',
+    'cascade_rcnn_atmnet_xt_ms_3x',
+    'dino_atmnet_xt',
+    'mask2former_atmnet_xt',
+    'mask2former_panoptic_atmnet_xt',
+]
 SEGMENTATION = [f'{head}_atmnet_{arch}' for head in ('upernet', 'fpn') for arch in ARCHS]
+SEGMENTATION += ['mask2former_semantic_atmnet_xt_640']
 CLASSIFIER = 'atmnet_xt_in1k'
 FILES = {name: CONFIGS / 'detection' / f'{name}.py' for name in DETECTION}
 FILES |= {name: CONFIGS / 'segmentation' / f'{name}.py' for name in SEGMENTATION}
@@ -50,6 +59,18 @@ def build(name):
         cfg.model.test_cfg.rpn.max_per_img = 8
     if 'upernet' in name:
         cfg.model.decode_head.channels = 64
+    # Fewer queries than tokens, fewer layers and fewer points, also for speed.
+    if 'dino' in name:
+        cfg.model.num_queries = 20
+        cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 2
+    if 'mask2former' in name:
+        head = cfg.model.decode_head if name in SEGMENTATION else cfg.model.panoptic_head
+        head.num_queries, head.transformer_decoder.num_layers = 20, 3
+        head.pixel_decoder.encoder.num_layers = 2
+        settings = head if name in SEGMENTATION else cfg.model
+        settings.train_cfg.num_points = 64
+        for augment in cfg.model.data_preprocessor.get('batch_augments', []):
+            augment.size = (64, 64)
     torch.manual_seed(0)
     return revert_sync_batchnorm(MODELS.build(cfg.model))
 
@@ -59,10 +80,17 @@ def images(name, size=64):
     if name in DETECTION:
         from mmdet.testing import demo_mm_inputs
 
-        mask = 'mask' in name
-        return demo_mm_inputs(
-            2, [[3, size, size]] * 2, num_items=[2, 2], num_classes=80, with_mask=mask
+        inputs = demo_mm_inputs(
+            2,
+            [[3, size, size]] * 2,
+            num_items=[2, 2],
+            num_classes=80,
+            with_mask='mask' in name,
+            with_semantic='panoptic' in name,
         )
+        for sample in inputs['data_samples'] if 'panoptic' in name else []:
+            sample.gt_sem_seg.sem_seg.fill_(90)  # a class of background
+        return inputs
     from mmpretrain.structures import DataSample
     from mmseg.structures import SegDataSample
 
@@ -111,7 +139,8 @@ def test_learns_and_predicts(name):
             assert sample.pred_score.shape == (1000,)
         else:
             assert sample.pred_instances.bboxes.shape[1] == 4
-            assert ('masks' in sample.pred_instances) == ('mask_rcnn' in name)
+            assert ('masks' in sample.pred_instances) == ('mask' in name)
+            assert ('pred_panoptic_seg' in sample) == ('panoptic' in name)
 
 
 @pytest.mark.parametrize('name', [name for name in FILES if re.search('_(xt|l)(_|$)', name)])
@@ -145,10 +174,14 @@ def test_mixed_precision_and_frozen_stages(name):
     assert not without_gradient(model)
 
 
-@pytest.mark.parametrize('arch', ARCHS)
-def test_longer_schedule_has_the_same_model(arch):
-    short = Config.fromfile(FILES[f'mask_rcnn_atmnet_{arch}'])
-    long = Config.fromfile(CONFIGS / 'detection' / f'mask_rcnn_atmnet_{arch}_ms_3x.py')
+@pytest.mark.parametrize(
+    ('head', 'arch'), [('faster_rcnn', 'l'), *(('mask_rcnn', arch) for arch in ARCHS)]
+)
+def test_longer_schedule_has_the_same_model(head, arch):
+    short, long = (
+        Config.fromfile(CONFIGS / 'detection' / f'{head}_atmnet_{arch}{suffix}.py')
+        for suffix in ('', '_ms_3x')
+    )
     assert long.model == short.model
     assert long.train_cfg.max_epochs == 3 * short.train_cfg.max_epochs
 
@@ -158,8 +191,9 @@ def test_batch_size_of_the_recipe(name):
     """The base batch size is that of 8 GPUs, and a longer schedule ends with its last decay."""
     cfg = Config.fromfile(FILES[name])
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
-    loop = cfg.train_cfg
-    assert cfg.param_scheduler[-1]['end'] == loop.get('max_epochs', loop.get('max_iters'))
+    loop, schedule = cfg.train_cfg, cfg.param_scheduler
+    last = schedule[-1] if isinstance(schedule, list) else schedule
+    assert last['end'] == loop.get('max_epochs', loop.get('max_iters'))
 
 
 def test_fine_tuning_at_384():
@@ -177,20 +211,41 @@ def test_fine_tuning_at_384():
     assert pipeline[2]['crop_size'] == 384
 
 
-@pytest.mark.parametrize('name', ['mask_rcnn_atmnet_xt', 'upernet_atmnet_xt', CLASSIFIER])
-def test_weight_decay(name):
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mask_rcnn_atmnet_xt',
+        'upernet_atmnet_xt',
+        CLASSIFIER,
+        'dino_atmnet_xt',
+        'mask2former_panoptic_atmnet_xt',
+        'mask2former_semantic_atmnet_xt_640',
+    ],
+)
+def test_weight_decay_and_learning_rates(name):
     model = build(name)
     cfg = Config.fromfile(FILES[name])
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    decayed = {id(p) for g in optimizer.param_groups if g['weight_decay'] for p in g['params']}
+    groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
     norms = {
         id(p)
         for m in model.modules()
-        if isinstance(m, (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm))
+        if isinstance(
+            m, (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._BatchNorm)
+        )
         for p in m.parameters()
     }
+    transformer = 'dino' in name or 'mask2former' in name
     for parameter_name, parameter in model.named_parameters():
+        group = groups[id(parameter)]
         exempt = id(parameter) in norms
-        if name != 'upernet_atmnet_xt':  # as in the paper's ImageNet training
-            exempt |= parameter_name.endswith('bias') or '.peg.' in parameter_name
-        assert (id(parameter) in decayed) != exempt, parameter_name
+        if name != 'upernet_atmnet_xt':
+            exempt |= '.peg.' in parameter_name
+        if transformer:
+            exempt |= bool(re.search('(query|label|level)_(embed|feat)', parameter_name))
+        elif name != 'upernet_atmnet_xt':  # as in the paper's ImageNet training
+            exempt |= parameter_name.endswith('bias')
+        assert bool(group['weight_decay']) != exempt, parameter_name
+        slower = transformer and parameter_name.startswith('backbone.')
+        expected = cfg.optim_wrapper.optimizer.lr * (0.1 if slower else 1)
+        assert group['lr'] == pytest.approx(expected), parameter_name

@@ -1,0 +1,5 @@
+_base_ = './cascade_rcnn_atmnet_t_ms_3x.py'
+model = dict(
+    backbone=dict(arch='l', drop_path_rate=0.3),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

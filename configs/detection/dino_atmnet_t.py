@@ -1,0 +1,24 @@
+"""DINO-4scale, 12 epochs, as mmdet has it: only the backbone and what takes weight decay differ."""
+
+_base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', '../_base_/detection_hooks.py']
+default_hooks = dict(checkpoint=dict(type='DurableCheckpointHook'))
+model = dict(
+    backbone=dict(
+        _delete_=True, type='ATMNet', arch='t', out_indices=(1, 2, 3), drop_path_rate=0.1
+    ),
+    neck=dict(in_channels=[128, 320, 512]),
+)
+# A custom key 'backbone' would take precedence over norm_decay_mult and '.peg.'.
+optim_wrapper = dict(
+    constructor='LayerDecayConstructor',
+    paramwise_cfg=dict(
+        _delete_=True,
+        backbone_lr_mult=0.1,
+        layer_decay=1.0,
+        norm_decay_mult=0.0,
+        custom_keys={
+            name: dict(decay_mult=0.0)
+            for name in ('.peg.', 'query_embedding', 'label_embedding', 'level_embed')
+        },
+    ),
+)

@@ -1,0 +1,2 @@
+_base_ = './faster_rcnn_atmnet_t_ms_3x.py'
+model = dict(backbone=dict(arch='b', drop_path_rate=0.3))

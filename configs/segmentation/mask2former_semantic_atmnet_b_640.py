@@ -1,0 +1,2 @@
+_base_ = './mask2former_semantic_atmnet_t_640.py'
+model = dict(backbone=dict(arch='b', drop_path_rate=0.3))

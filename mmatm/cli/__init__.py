@@ -17,6 +17,8 @@ _MODULES = {
     'mim': 'mmatm.cli.mim',
     'operators': 'mmatm.cli.operators',
 }
+# Scripts whose command has another name.
+_NAMES = {'new-config': 'new'}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +42,8 @@ def _scripts() -> dict[str, Path]:
     """Map command names to the scripts in ``tools/``."""
     tools = folder() / 'tools'
     files = sorted([*tools.glob('*.py'), *tools.glob('analysis/*.py'), *tools.glob('*.sh')])
-    return {file.stem.replace('_', '-'): file.resolve() for file in files}
+    names = [file.stem.replace('_', '-') for file in files]
+    return {_NAMES.get(n, n): file.resolve() for n, file in zip(names, files, strict=True)}
 
 
 def _run(command: str, script: Path, arguments: Sequence[str]) -> None:

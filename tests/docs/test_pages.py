@@ -30,7 +30,7 @@ OWN_DATA = next(b for p, b in CONFIGS if p == 'docs/training.md')
 MAKEFILE = (ROOT / 'Makefile').read_text()
 STARTS = ('make', 'mmatm', 'python')
 BASE = 'configs/detection/mask_rcnn_atmnet_t.py'
-SHARED = (ROOT / 'mmatm' / 'cli' / 'arguments.py').read_text()
+SHARED = ''.join(file.read_text() for file in (ROOT / 'mmatm' / 'cli').rglob('*.py'))
 SHARED = SHARED.replace('TRUST_FLAG', repr(TRUST_FLAG))  # the one flag named elsewhere
 
 

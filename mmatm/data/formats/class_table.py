@@ -1,0 +1,98 @@
+"""Tables of classes beside label maps: names, with colors or labels, in many spellings."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..problems import DataError
+from .found import Tree, split_of
+
+Color = tuple[int, int, int]
+_HINT = re.compile(r'class|label|code|name|categor|color|colour|legend|palette', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A class: its name, and its color or the label in the maps, if the table has them."""
+
+    name: str
+    color: Color | None = None
+    label: int | None = None
+
+
+def find_table(tree: Tree) -> Path | None:
+    """Return the only text file whose lines are classes.
+
+    Raises:
+        DataError: there are several.
+    """
+    found = []
+    for path in tree.having('.csv', '.txt', '.names'):
+        if split_of(path.stem, whole=True) or not _HINT.search(path.stem):
+            continue
+        try:
+            rows = read_table(path)
+        except DataError:
+            continue
+        if not any('/' in row.name for row in rows):
+            found.append((path, rows))
+    if len({tuple(rows) for _, rows in found}) > 1:  # one that has colors says more
+        colored = [entry for entry in found if entry[1][0].color]
+        found = colored if len(colored) == 1 else found
+    if len({tuple(rows) for _, rows in found}) > 1:
+        names = ' and '.join(str(path) for path, _ in found[:2])
+        raise DataError(f'{names} both name classes: say which by --classes FILE')
+    return found[0][0] if found else None
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read the classes of a file.
+
+    A line has a name alone, or with a label, or with the three numbers of a color before or after
+    it, separated by commas, colons, semicolons or white space. A header and lines that begin with
+    # are skipped.
+
+    Raises:
+        DataError: a line is none of these, or the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f'{path} is not a table of classes ({error})') from None
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+    if lines and path.suffix.lower() == '.csv':
+        fields = [field.strip().lower() for field in next(csv.reader(lines[:1]))]
+        if not any(field.isdigit() for field in fields) and len(fields) > 1:
+            lines = lines[1:]
+    rows = [_row(line) for line in lines]
+    kinds = {(row.color is None, row.label is None) for row in rows}
+    names = [row.name for row in rows]
+    if not rows or len(kinds) > 1 or len(rows) > 256:
+        raise DataError(f'{path} is not a table of classes: a name per line, with color or label')
+    twice = next((name for name in names if names.count(name) > 1), None)
+    colors = [row.color for row in rows if row.color]
+    if twice is not None or len(set(colors)) < len(colors):
+        raise DataError(f'{path} has the class {twice!r} or a color twice')
+    return rows
+
+
+def _row(line: str) -> Row:
+    for gap in (r'\s*[,;:\t]\s*', r'[\s,;:]+'):  # names may have spaces
+        color = rf'(\d+){gap}(\d+){gap}(\d+)'
+        if match := re.fullmatch(rf'{color}{gap}(.+)', line):
+            return Row(match[4].strip(), _color(match.groups()[:3]))
+        if match := re.fullmatch(rf'(.+?){gap}{color}(?:[\s,;:].*)?[,;:]*', line):
+            return Row(match[1].strip(), _color(match.groups()[1:4]))
+    if match := re.fullmatch(r'(\d+)[\s,;:]+(.*\D.*)', line):
+        return Row(match[2].strip(), label=int(match[1]))
+    if match := re.fullmatch(r'(.*\D.*?)\s*[,;:\t]\s*(\d+)', line):
+        return Row(match[1].strip(), label=int(match[2]))
+    return Row(line)
+
+
+def _color(numbers: tuple[str, ...]) -> Color:
+    red, green, blue = map(int, numbers)
+    if max(red, green, blue) > 255:
+        raise DataError(f'{red} {green} {blue} is not a color')
+    return red, green, blue

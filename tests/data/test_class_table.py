@@ -1,0 +1,35 @@
+"""Tables of classes, as other tools write them."""
+
+import pytest
+
+from mmatm.data import DataError
+from mmatm.data.formats.class_table import Row, read_table
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'rows'),
+    [
+        ('class_dict.csv', 'name,r,g,b\nwide road,1,2,3\nsky 2,4,5,6\n',
+         [Row('wide road', (1, 2, 3)), Row('sky 2', (4, 5, 6))]),
+        ('label_colors.txt', '64 128 64\tAnimal\n192 0 128\t\tArch way\n',
+         [Row('Animal', (64, 128, 64)), Row('Arch way', (192, 0, 128))]),
+        ('labelmap.txt', '# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:0,128,0::\n',
+         [Row('background', (0, 0, 0)), Row('car', (0, 128, 0))]),
+        ('_classes.csv', 'Pixel Value, Class\n0, background\n1, red cell\n',
+         [Row('background', label=0), Row('red cell', label=1)]),
+        ('codes.txt', 'Animal\nArch 2\n', [Row('Animal'), Row('Arch 2')]),
+        ('classes.csv', 'sky,0\nroad,1\n', [Row('sky', label=0), Row('road', label=1)]),
+    ],
+)  # fmt: skip
+def test_spellings(name, text, rows, tmp_path):
+    file = tmp_path / name
+    file.write_text(text)
+    assert read_table(file) == rows
+
+
+@pytest.mark.parametrize('text', ['', 'a\nb,1\n', 'a,1,2,300\n', 'a\na\n', 'a,1,2,3\nb,1,2,3\n'])
+def test_what_is_no_table(text, tmp_path):
+    file = tmp_path / 'classes.csv'
+    file.write_text(text)
+    with pytest.raises(DataError, match=r'classes\.csv|is not a color'):
+        read_table(file)

@@ -72,7 +72,10 @@ def build(name):
         for augment in cfg.model.data_preprocessor.get('batch_augments', []):
             augment.size = (64, 64)
     torch.manual_seed(0)
-    return revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    if 'dino' in name:
+        model.init_weights()  # until then mmdet leaves what the memory held in the level embedding
+    return model
 
 
 def images(name, size=64):

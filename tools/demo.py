@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Train a demo config on a CPU in minutes, evaluate it, draw what it found: python tools/demo.py
 
-First makes the data, shapes on photographs, in data/demo. Results go to work_dirs/CONFIG.
+First makes the data, shapes on photographs, in data/demo. Results go to work_dirs/CONFIG; open
+report.html there.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main() -> None:
     run('test', args.config, checkpoint, '--work-dir', work_dir, '--out', predictions)
     if scope != 'mmpretrain':
         run('contact_sheet', args.config, predictions, '--out', work_dir / 'contact_sheet.png')
+    run('report', work_dir, '--force')
 
 
 def run(command: str, *arguments: str | Path) -> None:

@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py for classification, as in docs/classification.md."""
 
+import json
 import pickle
 import re
 
@@ -91,3 +92,14 @@ def test_missing_package_is_named():
     with pytest.raises(SystemExit, match='pip install onedl-mmpretrain') as error:
         _exit_without('mmpretrain', CONFIG)
     assert CONFIG in str(error.value)
+
+
+def test_report(work_dir, tmp_path):
+    run('tools/report.py', work_dir, '--out', tmp_path / 'report.html')
+    page = re.search(r'id="data">(.*?)</script>', (tmp_path / 'report.html').read_text(), re.S)
+    page = json.loads(page[1])
+    (kind,) = page['kinds']
+    right = sum(row[0] for row in kind['right'])
+    assert sum(kind['positives']) == len(page['images']) == 4
+    assert page['metrics']['accuracy/top1'] == pytest.approx(100 * right / 4)
+    assert page['classes'] == ['circle', 'square']

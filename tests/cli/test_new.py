@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import own_data
@@ -13,14 +14,16 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+from commands import run, scalars
 from mmatm.cli import new
 from mmatm.cli.new import trial
+from reference import published_state_dict
 
 
 @pytest.fixture(autouse=True)
-def two_steps(monkeypatch):
+def two_steps(reader, monkeypatch):
     """Try configs for two steps."""
     monkeypatch.setattr(trial, 'try_config', functools.partial(trial.try_config, steps=2))
 
@@ -50,7 +53,7 @@ def rejected(make, tmp_path, capsys):
     def run(*flags, **options):
         with pytest.raises(SystemExit) as stopped:
             make(*flags, **options)
-        assert not (tmp_path / 'out').exists()
+        assert not list(tmp_path.glob('out/*'))
         said = str(stopped.value)
         assert len(said.splitlines()) == 1
         return capsys.readouterr().err + said
@@ -355,6 +358,18 @@ def test_palette_maps_in_the_layout_of_voc(data, make):
     assert labels.unique().tolist() == [0, 1, 255]
 
 
+def test_palette_decides_which_color_of_the_table_a_label_is(data, make):
+    colors = [value for index in range(256) for value in (index, 128, 0)]
+    for at in range(3):
+        own_data.photo(data / 'images' / f'{at}.jpg')
+        own_data.label_map(data / 'masks' / f'{at}.png', own_data.stripes([4, 2]), colors)
+    own_data.write(data / 'class_dict.csv', 'sky,4,128,0\nvoid,9,9,9\nroad,2,128,0\n')
+    cfg, _ = make()
+    assert cfg.metainfo.classes == ('road', 'sky')
+    assert cfg.metainfo.palette == [(2, 128, 0), (4, 128, 0)]
+    assert dataset(cfg)[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [0, 1]
+
+
 def test_masks_of_0_and_255_beside_the_images(data, make):
     for split in ('train', 'valid'):
         for at in range(2):
@@ -397,7 +412,37 @@ def test_folder_per_split_and_class(data, make):
     assert [len(dataset(cfg, loader)) for loader in ('train', 'val')] == [8, 4]
 
 
+def test_images_and_photographed_masks_are_no_classes(data, rejected):
+    own_data.class_folders(data, classes=('images', 'masks'))
+    assert 'neither COCO JSON' in rejected()
+
+
 # The command
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_the_config_trains_and_evaluates(task, data, make, tmp_path):
+    if task == 'detection':
+        own_data.voc(data)
+        hard = own_data.voc_xml([('cell', 5, 5, 30, 30, 1), ('cell', 30, 5, 60, 30)])
+        for at in range(6):
+            own_data.write(data / 'Annotations' / f'{at}.xml', hard)
+        make()
+        options = ['train_cfg.max_epochs=1', 'model.test_cfg.score_thr=0']
+        metric = 'coco/bbox_mAP_50'
+    else:
+        own_data.segnet(data, [0, 1, 11])
+        make('--void', 11)
+        options, metric = ['train_cfg.max_iters=2'], 'mIoU'
+    work_dir = tmp_path / 'work'
+    run(
+        'tools/train.py', tmp_path / 'out' / 'mine.py', '--work-dir', work_dir, '--cfg-options',
+        *options,
+        *(f'{loader}_dataloader.num_workers=0' for loader in ('train', 'val')),
+        *(f'{loader}_dataloader.persistent_workers=False' for loader in ('train', 'val')),
+        'default_hooks.checkpoint.interval=9', 'train_cfg.val_interval=1',
+    )  # fmt: skip
+    assert scalars(work_dir)[-1][metric] >= 0
 
 
 def test_nothing_is_overwritten_or_lost(data, make, tmp_path):
@@ -445,11 +490,44 @@ def test_data_that_is_in_no_format_or_in_two(data, rejected, tmp_path):
     assert '--format coco' in rejected()
 
 
-def test_weights_and_a_larger_model(data, make, tmp_path):
-    own_data.voc(data)
+RECIPES = {
+    'retinanet': own_data.voc,
+    'faster_rcnn': own_data.voc,
+    'mask_rcnn': own_data.coco,
+    'fpn': lambda data: own_data.segnet(data, [0, 1, 255]),
+    'upernet': lambda data: own_data.segnet(data, [0, 1, 255]),
+    'classifier': own_data.class_folders,
+}
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+@pytest.mark.parametrize('head', RECIPES)
+def test_every_recipe_builds(head, device, data, make):
+    if head == 'classifier':
+        pytest.importorskip('mmpretrain')
+    RECIPES[head](data)
+    arch = 'xt' if device == 'cpu' else 'l'  # which has other widths
+    cfg, _ = make('--head', head, '--device', device, '--arch', arch)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    widths = model.backbone.widths
+    assert widths == ((64, 128, 320, 512) if device == 'cpu' else (96, 192, 384, 768))
+    dataset(cfg)
+    levels = model.extract_feat(torch.rand(1, 3, 64, 64))
+    assert len(levels)
+
+
+def test_pretrained_weights(data, make, tmp_path):
+    own_data.segnet(data, [0, 1, 255])
     weights = tmp_path / 'weights.pth'
-    weights.touch()
-    cfg, _ = make('--pretrained', weights, '--arch', 'l', '--head', 'faster_rcnn')
-    assert cfg.model.backbone.init_cfg.checkpoint == str(weights)
-    assert cfg.model.neck.in_channels == [96, 192, 384, 768]
-    assert cfg.model.type == 'FasterRCNN'
+    torch.save({'model': published_state_dict('xt', head=True)}, weights)
+    cfg, _ = make('--pretrained', weights, tried=True)
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=str(weights))
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult < 1
+
+
+def test_weights_of_another_model(data, rejected, tmp_path):
+    own_data.segnet(data, [0, 1, 255])
+    weights = tmp_path / 'weights.pth'
+    torch.save({'model': published_state_dict('xt', head=True)}, weights)
+    assert str(weights) in rejected('--pretrained', weights, '--arch', 't', tried=True)

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...checkpoints import CheckpointError
 from ...data.formats import FORMATS, TASKS, Found, Options, read_dataset
 from ...data.problems import DataError, limited
 from ...data.splitting import Splits, choose_splits
@@ -44,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     for problem in find_problems():
         sys.exit(f'{problem}; "mmatm env" prints the environment')
-    choices = _write(args, measured, recipe)
+    try:
+        choices = _write(args, measured, recipe)
+    except OSError as error:
+        sys.exit(f'{args.out} or {_data_out(args)} cannot be written: {error}')
     print(f'{args.data}: {found.format}, {found.task}\n')
     print(measured.tables())
     print()
@@ -207,7 +211,7 @@ def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list
     root = image_root(measured.splits)
     name = args.data.resolve().name
 
-    def text(annotations: Path, seconds: float | None) -> str:
+    def text(annotations: Path, seconds: tuple[float, float] | None) -> str:
         schedule = choose_schedule(measured, recipe, seconds, args.minutes)
         choices[-1:] = [('schedule', schedule.why)]
         return config_text(measured, recipe, schedule, root, annotations, name)
@@ -227,8 +231,8 @@ def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list
     return choices
 
 
-def _try(file: Path, content: str, device: str) -> float | None:
-    """Train a few steps with a config, and return the seconds per image."""
+def _try(file: Path, content: str, device: str) -> tuple[float, float] | None:
+    """Train a few steps with a config; the seconds per image of training and of prediction."""
     import torch
 
     from .trial import try_config
@@ -239,7 +243,7 @@ def _try(file: Path, content: str, device: str) -> float | None:
     file.write_text(content)
     try:
         return try_config(file, device)
-    except DataError as error:
+    except (CheckpointError, DataError) as error:
         sys.exit(str(error))
 
 

@@ -208,35 +208,38 @@ class Schedule:
         epochs: passes over the training images.
         steps: the same in steps.
         interval: epochs, or steps of a segmentor, from one evaluation to the next.
-        minutes: that training with its evaluations takes; None if nothing was timed.
+        why: the length in words.
     """
 
     epochs: int
     steps: int
     interval: int
-    minutes: float | None
     why: str
 
 
 def choose_schedule(
-    measured: Measured, recipe: Recipe, seconds: float | None, minutes: float | None = None
+    measured: Measured,
+    recipe: Recipe,
+    seconds: tuple[float, float] | None,
+    minutes: float | None = None,
 ) -> Schedule:
     """Choose the length of training.
 
     Args:
         measured: the data set.
         recipe: the recipe.
-        seconds: of training per image, as timed; None for a guess.
+        seconds: per image of training and of prediction, as timed; None for a guess.
         minutes: for training and its evaluations; None for the usual time on a CPU, and for as
             many steps as the number of images asks for on a GPU.
     """
     images = len(measured.train)
     task = measured.found.task
     evaluations = 4
-    per_image = seconds or recipe.seconds_per_image
+    guess = recipe.seconds_per_image
+    per_image, predicting = seconds or (guess, 0.5 * guess)
     if minutes is None and recipe.device == 'cpu':
         minutes = MINUTES[task]
-    evaluating = 0.5 * per_image * len(measured.splits['val'])
+    evaluating = predicting * len(measured.splits['val'])
     if minutes is not None:
         if evaluations * evaluating > 0.2 * 60 * minutes:
             evaluations = 1
@@ -261,4 +264,4 @@ def choose_schedule(
         why += f': about {total:.0f} minutes ({speed})'
         if short:
             why += f'; {minutes:g} minutes are too few for this data on this device'
-    return Schedule(int(epochs), steps, interval, total if seconds else None, why)
+    return Schedule(int(epochs), steps, interval, why)

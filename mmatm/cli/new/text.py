@@ -9,6 +9,8 @@ from ...models.trunk import ARCHS
 from .measuring import Measured
 from .recipes import TITLES, Recipe, Schedule
 
+_PADDING = 'zeros stay zero in all layers, and gradients explode there'
+
 
 def config_text(
     measured: Measured,
@@ -135,6 +137,8 @@ def _detector(measured: Measured, recipe: Recipe) -> dict[str, Any]:
         neck.append(f'num_outs={recipe.levels}')
     if neck:
         lines.append(f'    neck=dict({", ".join(neck)}),')
+    if not (recipe.small or recipe.pretrained):  # as in the small models
+        lines.append(f'    data_preprocessor=dict(pad_value=1),  # {_PADDING}')
     most = max(100, 2 * measured.most_objects)
     if recipe.head == 'retinanet':
         lines.append(
@@ -214,7 +218,10 @@ def _segmentor(measured: Measured, recipe: Recipe) -> dict[str, Any]:
     else:
         name = {'fpn': 'ade20k_40k', 'upernet': 'ade20k_160k'}[recipe.head]
         bases += [f'mmatm::_base_/schedules/{name}.py', 'mmatm::_base_/segmentation_runtime.py']
-    lines = [f'    data_preprocessor=dict(size=crop_size, seg_pad_val={ignore}),']
+    pad = f'seg_pad_val={ignore}'
+    if not (recipe.small or recipe.pretrained):
+        pad += ', pad_val=1'
+    lines = [f'    data_preprocessor=dict(size=crop_size, {pad}),']
     if recipe.head == 'fpn' and _differs(recipe):
         lines.append(f'    neck=dict(in_channels={_widths(recipe)}),')
     settings = [f'num_classes={number}', f'ignore_index={ignore}']

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +20,21 @@ from ...checkpoints.loading import install_reader
 from ...data import check_samples
 
 
-def try_config(file: Path, device: str, steps: int = 4) -> float:
-    """Train a few steps and predict one validation batch; return seconds of training per image.
+def try_config(file: Path, device: str, steps: int = 8) -> tuple[float, float]:
+    """Train a few steps, and predict two validation batches.
 
     Args:
         file: the config.
         device: ``cpu`` or ``cuda``.
-        steps: to train. The fastest after the first counts, because other programs slow some down.
+        steps: to train. The median counts, because images are resized to several sizes.
+
+    Returns:
+        seconds per image of training and of prediction.
 
     Raises:
         DataError: an image or its annotations cannot be used.
-        RuntimeError: the model cannot be built or trained.
+        CheckpointError: the pretrained weights do not fit.
+        RuntimeError: a loss is not finite.
     """
     # mmengine logs every tensor that it initializes, and pycocotools prints.
     logging.disable(logging.INFO)
@@ -40,11 +45,12 @@ def try_config(file: Path, device: str, steps: int = 4) -> float:
         logging.disable(logging.NOTSET)
 
 
-def _try(file: Path, device: str, steps: int) -> float:
+def _try(file: Path, device: str, steps: int) -> tuple[float, float]:
     cfg = Config.fromfile(str(file))
     scope = str(cfg.default_scope)
     install_reader()
     init_default_scope(scope)
+    torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
     model.to(device).train()
@@ -58,12 +64,15 @@ def _try(file: Path, device: str, steps: int) -> float:
         losses = model.train_step(batch, wrapper)
         if not all(torch.isfinite(torch.as_tensor(value)).all() for value in losses.values()):
             raise RuntimeError(f'a loss is not finite: {losses}')
-        number = len(batch['inputs'])
-        times.append((time.perf_counter() - start) / number)
+        times.append((time.perf_counter() - start) / len(batch['inputs']))
     model.eval()
     with torch.no_grad():
-        model.val_step(next(batches['val']))
-    return min(times[1:] or times)
+        for _ in range(2):
+            start = time.perf_counter()
+            batch = next(batches['val'])
+            model.val_step(batch)
+            predicting = (time.perf_counter() - start) / len(batch['inputs'])
+    return statistics.median(times[1:] or times), predicting  # the first step prepares the others
 
 
 def _batches(cfg: Config, name: str) -> Iterator[Any]:

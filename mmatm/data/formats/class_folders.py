@@ -8,12 +8,14 @@ from ..problems import DataError, Problem
 from .found import Found, Options, Sample, Tree, image_size, split_of
 
 NAME = 'folder per class'
+_PARTS = {'images', 'labels', 'masks', 'annotations', 'jpegimages', 'img', 'imgs', 'gt'}
 
 
 def matches(tree: Tree) -> bool:
-    """Whether all images are in at least two folders, and no image beside them."""
+    """Whether all images are in at least two folders, none of them a part of another format."""
     tops = {tree.parts(path)[:1] for path in tree.images}
-    return bool(tops) and () not in tops and len(_classes(tree)[1]) > 1
+    classes = _classes(tree)[1]
+    return () not in tops and len(classes) > 1 and not _PARTS & set(map(str.lower, classes))
 
 
 def _classes(tree: Tree) -> tuple[bool, list[str]]:

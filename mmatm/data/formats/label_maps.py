@@ -19,9 +19,11 @@ NAME = 'label maps'
 VOID = 255
 _VOID_NAMES = {'void', 'unlabeled', 'unlabelled', 'ignore', 'ignored', 'ignore label'}
 _FLAT = 0.75  # share of pixels that equal their left neighbor, from which an image is a label map
-_TAIL = re.compile(r'[_.-](?:masks?|labels?|gt|seg|annot\w*|P|L)$', re.IGNORECASE)
+_TAIL = re.compile(
+    r'[_.-](?:masks?|labels?|gt|seg|annot\w*|P|L|gt[A-Z]\w+_(?:color|\w+Ids))$', re.IGNORECASE
+)
 _HINT = re.compile(r'mask|label|annot|gt|seg|truth|target', re.IGNORECASE)
-_OBJECTS = re.compile(r'object|instance', re.IGNORECASE)  # numbered, not labeled
+_OTHER = re.compile(r'object|instance|_color', re.IGNORECASE)  # numbered, or drawn from labels
 _UNKNOWN = 254  # in a table of labels: neither a class nor void
 
 
@@ -69,6 +71,7 @@ def read(tree: Tree, options: Options) -> Found:
         return Found(NAME, 'segmentation', [], {}, problems)
     is_color = any(len(next(iter(found), (0,))) == 3 for found in values.values())
     rows, where = _rows(tree, options)
+    rows = _by_palette(rows, values)
     if is_color:
         classes, scheme, palette, choices = _by_color(rows, where, values, samples, problems)
     else:
@@ -123,7 +126,7 @@ def _pairs(tree: Tree, chosen: Path | None) -> dict[Path, Path | None]:
             partner[best].append(group)
     pairs: dict[Path, Path | None] = {}
     for images, maps in partner.items():
-        plain = [group for group in maps if not _OBJECTS.search(group[0].name)]
+        plain = [group for group in maps if not _OTHER.search(group[0].name + group[2])]
         maps = plain or maps
         if len(maps) > 1:
             names = ' and '.join(str(group[0]) for group in maps[:2])
@@ -260,6 +263,19 @@ def _rows(tree: Tree, options: Options) -> tuple[list[Row], str]:
         return [Row(name) for name in options.classes], '--classes'
     path = options.table or find_table(tree)
     return (read_table(path), str(path)) if path else ([], '')
+
+
+def _by_palette(rows: list[Row], values: dict[Path, Values]) -> list[Row]:
+    """Number the classes of a table of colors by the palette that the label maps have."""
+    with Image.open(next(iter(values))) as image:
+        if image.mode != 'P' or not rows or rows[0].color is None:
+            return rows
+        palette = np.reshape(image.getpalette(), (-1, 3)).tolist()
+    labels = {key[0] for found in values.values() for key in found}
+    colors = {tuple(palette[at]): at for at in labels if at < len(palette)}
+    if labels - {VOID} - {colors.get(row.color) for row in rows if row.color}:
+        return rows  # the palette is another one
+    return [Row(row.name, row.color, colors[row.color]) for row in rows if row.color in colors]
 
 
 Decision = tuple[list[str], Scheme, list[Color] | None, list[tuple[str, str]]]

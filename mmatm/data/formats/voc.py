@@ -34,7 +34,12 @@ def read(tree: Tree, options: Options) -> Found:
     if unknown := [name for name in names if name not in classes]:
         choices.append(('left out', f'{", ".join(unknown)}, not in --classes'))
     samples = []
-    small = difficult = 0
+    difficult = 0
+    used = {image for _, image, *_ in raw}
+    folders = {image.parent for image in used}
+    if alone := [p for p in tree.images if p.parent in folders and p not in used]:
+        what = f'{len(alone)} images without XML are left out, such as {alone[0]}'
+        problems.append(Problem('note', what))
     for path, image, size, things in raw:
         sample = Sample(image, size)
         for number, (name, (x1, y1, x2, y2), is_hard) in enumerate(things, start=1):
@@ -44,7 +49,6 @@ def read(tree: Tree, options: Options) -> Found:
             x1, y1 = max(x1 - start, 0), max(y1 - start, 0)
             x2, y2 = min(x2 - start, width), min(y2 - start, height)
             if x2 - x1 < 1 or y2 - y1 < 1:
-                small += 1
                 what = f'{path}: object {number}, {name}, is left out: it has no area in the image'
                 problems.append(Problem('note', what))
                 continue

@@ -25,9 +25,10 @@ _NAME_FILES = ('classes.txt', 'obj.names', 'names.txt', 'labels.txt')
 
 
 def matches(tree: Tree) -> bool:
-    """Whether names of classes and a text file beside an image, or in its labels folder, exist."""
-    names = _settings_file(tree) or _names_file(tree)
-    return bool(names) and any(map(_labels_of, tree.images))
+    """Whether an image has a text file that begins as labels do."""
+    files = filter(None, map(_labels_of, tree.images))
+    first = next((path for path in files if path.stat().st_size), None)
+    return first is not None and _begins_with_label(first)
 
 
 def _settings_file(tree: Tree) -> Path | None:
@@ -146,9 +147,13 @@ def _labels_of(image: Path) -> Path | None:
 
 
 def _is_label_file(path: Path) -> bool:
-    """Whether a file in a folder of labels begins as a label does."""
+    """Whether a file is in a folder of labels and begins as labels do."""
     if path.name in _NAME_FILES or 'labels' not in map(str.lower, path.parts[:-1]):
         return False
+    return _begins_with_label(path)
+
+
+def _begins_with_label(path: Path) -> bool:
     words = path.read_text(errors='replace').split(maxsplit=5)[:5]
     try:
         return len(list(map(float, words))) == 5

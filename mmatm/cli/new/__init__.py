@@ -224,26 +224,28 @@ def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list
         write_dataset(measured.found, measured.splits, built)
         seconds = None
         if not args.no_try:
-            seconds = _try(Path(temporary, 'trial.py'), text(built, None), recipe.device)
+            seconds = _try(Path(temporary, 'trial.py'), text(built, None), recipe)
         content = text(folder, seconds)
         put_in_place(built, folder)
     write_atomically(args.out, content.encode())
     return choices
 
 
-def _try(file: Path, content: str, device: str) -> tuple[float, float] | None:
+def _try(file: Path, content: str, recipe: Recipe) -> tuple[float, float] | None:
     """Train a few steps with a config; the seconds per image of training and of prediction."""
     import torch
 
     from .trial import try_config
 
-    if device == 'cuda' and not torch.cuda.is_available():
+    if recipe.device == 'cuda' and not torch.cuda.is_available():
         print('There is no GPU here, so the config was not tried.', file=sys.stderr)
         return None
     file.write_text(content)
     try:
-        return try_config(file, device)
-    except (CheckpointError, DataError) as error:
+        return try_config(file, recipe.device)
+    except CheckpointError as error:
+        sys.exit(f'--pretrained {recipe.pretrained}: {error}')
+    except DataError as error:
         sys.exit(str(error))
 
 

@@ -1,16 +1,10 @@
-"""``torch.compile`` and ``torch.export`` of the backbone and of a segmentor, over image sizes."""
+"""``torch.compile`` and ``torch.export`` of the backbone, over image sizes."""
 
 import shutil
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
-from torch import nn
 
-from commands import ROOT, SEGMENTOR
 from marks import compiled, compiles
 from mmatm.models import ATMNet
 
@@ -104,39 +98,3 @@ def test_export_with_dynamic_batch_and_size():
     for batch, size in enumerate(SIZES, 1):
         image = images(size, batch)
         torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-4)
-
-
-def segmentor() -> tuple[nn.Module, OptimWrapper]:
-    config = Config.fromfile(ROOT / SEGMENTOR)
-    init_default_scope('mmseg')
-    config.model.backbone.arch = TINY
-    config.model.neck.in_channels = list(TINY['widths'][:3])
-    torch.manual_seed(0)
-    model = MODELS.build(config.model).train()
-    return model, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
-
-
-def batch(size: tuple[int, int]) -> dict:
-    from mmseg.structures import SegDataSample
-
-    sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
-    sample.gt_sem_seg = PixelData(data=images(size)[0, :1].gt(0).long())
-    return dict(inputs=list(images(size).mul(99).byte()), data_samples=[sample, sample])
-
-
-def test_training_step_of_a_segmentor():
-    """As mmengine's runner compiles it for ``compile=True``, without Inductor, which is slow."""
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    model, optimizer = segmentor()
-    expected_model, expected_optimizer = segmentor()
-    counter = CompileCounterWithBackend('aot_eager')
-    model.train_step = torch.compile(model.train_step, backend=counter)
-    for size in SIZES if SYMBOLIC else SIZES[:2]:
-        found = model.train_step(batch(size), optimizer)
-        expected = expected_model.train_step(batch(size), expected_optimizer)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    for one, other in zip(model.parameters(), expected_model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    # mm's preprocessing is compiled for every size, the network is not.
-    assert sum('active_sample' in graph.code for graph in counter.graphs) == 2

@@ -46,6 +46,7 @@ def test_wheel_serves_every_python(dist):
     assert sum('/.mim/configs/' in name for name in names) > 60
     assert 'mmatm/.mim/tools/train.py' in names
     assert 'mmatm/.mim/model-index.yml' in names
+    assert 'mmatm/report/page/report.js' in names
     has_library = any(name.endswith('.so') for name in names)
     assert has_library != wheel.name.endswith('-any.whl')
 

@@ -35,8 +35,15 @@ def photos(random, tmp_path_factory):
     return files
 
 
-def page_of(content, folder):
+def page_of(content, folder, history=None):
     """Write the page of a task; the file."""
+    file = folder / 'report.html'
+    file.write_text(render({**content, **around(), 'history': _history(history or logged())}))
+    return file
+
+
+def logged():
+    """What a run of 600 iterations and 3 epochs logged."""
     history = History(by_epoch=True, resumed=[300], problems=['2 of 9 lines were lost'])
     history.train = {
         'loss': {50 * i: 3 / i for i in range(1, 13)},
@@ -44,8 +51,12 @@ def page_of(content, folder):
         'lr': {50 * i: 1e-3 / i for i in range(1, 13)},
     }
     history.metrics = {'coco/bbox_mAP': {1: 0.2, 2: float('nan'), 3: 0.4}, 'absent': {1: -1}}
-    page = {
-        **content,
+    return history
+
+
+def around():
+    """What a page says of a run, apart from its results and curves."""
+    return {
         'title': 'a_detector',
         'kicker': 'Detector',
         'sentence': 'evaluated.',
@@ -55,12 +66,8 @@ def page_of(content, folder):
         'metrics': {'box AP': 0.5},
         'facts': {'Model': [['Model', 'MaskRCNN']], 'Data': [['Training set', '12 images']]},
         'speed': [['Training', '1 s']],
-        'history': _history(history),
         'commands': [['Go on', "echo 'on & on'"]],
     }
-    file = folder / 'report.html'
-    file.write_text(render(page))
-    return file
 
 
 class Dataset(list):
@@ -294,6 +301,7 @@ def test_switches_do_what_they_say(detector):
         loss.get_by_role('button', name='loss_cls').click()
         assert loss.locator('.curve').count() == 2
         assert loss.locator('.mark').count() == 1
+        assert '2 of 9 lines were lost' in page.locator('#summary').inner_text()
         light = page.evaluate('getComputedStyle(document.body).backgroundColor')
         page.locator('#theme').click()
         assert page.evaluate('getComputedStyle(document.body).backgroundColor') != light
@@ -387,6 +395,32 @@ def test_nothing_found_is_a_page_too(photos, tmp_path):
     assert sum(content['kinds'][0]['positives']) == len(truth['annotations'])
     assert not np.sum(content['kinds'][0]['right']) + np.sum(content['kinds'][0]['wrong'])
     assert len(content['images']) == 2
+
+
+def test_other_metrics_get_those_of_coco_added(detector, photos):
+    from mmengine.evaluator import Evaluator
+
+    from mmatm.report.detection import Detection
+
+    truth, found, metrics, content, _ = detector
+    infos = [
+        dict(img_id=f'image {i:02}', img_path=file, width=SIZE, height=SIZE, instances=[])
+        for i, file in enumerate(photos)
+    ]
+    for a in truth['annotations']:
+        instance = dict(bbox=corners(a['bbox']).tolist(), bbox_label=a['category_id'] - 1)
+        infos[a['image_id']]['instances'].append(instance)
+    dataset = Dataset(infos)
+    dataset.metainfo = dict(classes=CLASSES)
+    evaluator = Evaluator([])
+    task = Detection(runner(dataset, evaluator), 8)
+    with task.recording():
+        evaluator.process([dict(s, img_id=f'image {s["img_id"]:02}') for s in found])
+        measured = evaluator.evaluate(len(found))
+    assert measured['report/bbox_mAP'] == metrics['coco/bbox_mAP']
+    (kind,) = task.to_page()['kinds']
+    assert kind['right'] == content['kinds'][0]['right']
+    assert kind['mixed'] == content['kinds'][0]['mixed']
 
 
 # ---------------------------------------------------------------- a segmentor and a classifier
@@ -504,3 +538,12 @@ def test_threshold_of_a_classifier(classifier):
             assert number(page, 'recall') == pytest.approx(right / len(truth), abs=6e-4)
             first = page.locator('.shot .what').first.inner_text()
             assert ('not sure' in first) == (worst['guesses'][0][1] < threshold)
+
+
+@chromium
+def test_page_without_logs_and_images_shows_the_rest(classifier, tmp_path):
+    content = {**classifier[2], 'images': []}
+    with opened(page_of(content, tmp_path, History(problems=['the logs are gone']))) as page:
+        assert 'the logs are gone' in page.locator('#training').inner_text()
+        assert page.locator('#training svg').count() == 0
+        assert page.locator('#classes tbody tr').count() == len(CLASSES)

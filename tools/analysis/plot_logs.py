@@ -4,19 +4,18 @@ python tools/analysis/plot_logs.py WORK_DIR [WORK_DIR ...] --out curves.png
 """
 
 import argparse
-import json
 import math
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
 
+from mmatm.report.history import History, read_history
+
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-Curve = dict[int, float]  # step -> value
-ASIDE = ('lr', 'base_lr', 'data_time', 'time', 'iter', 'epoch', 'step', 'memory', 'grad_norm')
+ASIDE = ('lr', 'base_lr', 'data_time', 'time', 'memory', 'grad_norm')
 
 
 def main() -> None:
@@ -28,7 +27,12 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    runs = {str(folder): read_run(folder) for folder in args.work_dirs}
+    histories = [read_run(folder) for folder in args.work_dirs]
+    runs = {
+        str(folder): history.train | history.metrics
+        for folder, history in zip(args.work_dirs, histories, strict=True)
+    }
+    by_epoch = {key for history in histories if history.by_epoch for key in history.metrics}
     found = sorted({key for run in runs.values() for key in run})
     for key in args.keys or []:
         if key not in found:
@@ -43,13 +47,14 @@ def main() -> None:
     )
     for axis, key in zip(axes.flat, keys, strict=False):
         for name, run in runs.items():
-            steps = sorted(run[key])
-            values = [run[key][step] for step in steps]
+            curve = run.get(key, {})
+            steps = sorted(curve)
+            values = [curve[step] for step in steps]
             axis.plot(steps, values, marker='.' if len(steps) < 20 else '', label=name)
             if values:
                 print(f'{key} of {name}: {values[-1]:.4g} at the end')
         axis.set_title(key)
-        axis.set_xlabel('epoch' if '/' in key and is_by_epoch(runs) else 'iteration')
+        axis.set_xlabel('epoch' if key in by_epoch else 'iteration')
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(keys) :]:
@@ -60,28 +65,13 @@ def main() -> None:
     print(f'{len(keys)} curves of {len(runs)} runs: {Path(args.out).resolve()}')
 
 
-def read_run(work_dir: Path) -> dict[str, Curve]:
-    """Read all scalars in ``work_dir``; after a resume, later values replace earlier ones."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    if not files:
-        sys.exit(f'{work_dir} has no */vis_data/scalars.json, which tools/train.py writes')
-    curves: dict[str, Curve] = defaultdict(dict)
-    for file in files:
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a killed run
-                print(f'{file}, line {number}: not JSON, left out', file=sys.stderr)
-                continue
-            for key, value in entry.items():
-                if isinstance(value, (int, float)) and 'step' in entry:
-                    curves[key][entry['step']] = value
-    return curves
-
-
-def is_by_epoch(runs: dict[str, dict[str, Curve]]) -> bool:
-    """Whether metrics were logged by epoch, so that their steps are far below the iterations."""
-    return any('epoch' in run for run in runs.values())
+def read_run(work_dir: Path) -> History:
+    """Read what was logged in ``work_dir``, and say what of it cannot be read."""
+    history = read_history(work_dir)
+    if not history.train:
+        sys.exit(history.problems[0])
+    print(*history.problems, sep='\n', end='\n' if history.problems else '', file=sys.stderr)
+    return history
 
 
 if __name__ == '__main__':

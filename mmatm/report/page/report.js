@@ -557,7 +557,7 @@ function confusionMatrix() {
   return h('section', { id: 'confusion' },
     h('h2', {}, 'What is taken for what'),
     h('p', { class: 'lead' }, what + (data.classes.length > MOST ? ` Of ${data.classes.length} classes, the ${MOST} with most mistakes.` : '')),
-    h('div', { class: 'grid two' }, card, h('div', { class: 'card' }, h('h3', {}, 'Most frequent mix-ups'), list)));
+    h('div', { class: `grid ${data.classes.length > 10 ? '' : 'two'}` }, card, h('div', { class: 'card' }, h('h3', {}, 'Most frequent mix-ups'), list)));
 }
 
 function sizes() {

@@ -3,13 +3,14 @@
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..utils.compat import is_transforming
-from . import cpp, reference, triton
+from . import checked, cpp, reference, triton
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -136,7 +137,8 @@ def _warn_when_slow(device: str) -> None:
         )
     elif device == 'cuda' and not triton.is_available():
         reason = (
-            'Triton 3 is missing: it comes with torch 2.4 and newer, or by "pip install triton"'
+            f'Triton 3 is missing ({triton.load_error}): it comes with torch 2.4 and newer, or by '
+            '"pip install triton"'
         )
     else:
         return
@@ -159,11 +161,11 @@ def _register(schema: str, kernel: Callable, fake: Callable) -> Any:
 
 
 def _run(x: Tensor, offset: Tensor, backend: str) -> Tensor:
-    return _MODULES[backend].forward(x, offset)
+    return checked.call(_MODULES[backend], 'forward', x, offset)
 
 
 def _run_backward(grad: Tensor, x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return _MODULES[backend].backward(grad, x, offset)
+    return checked.call(_MODULES[backend], 'backward', grad, x, offset)
 
 
 def _fake(x: Tensor, offset: Tensor, backend: str) -> Tensor:
@@ -187,13 +189,13 @@ _backward = _register(
 )
 _forward_mean = _register(
     'active_sample_mean(Tensor x, Tensor offset) -> (Tensor, Tensor)',
-    cpp.forward_mean,
+    partial(checked.call, cpp, 'forward_mean'),
     _fake_mean,
 )
 _backward_mean = _register(
     'active_sample_mean_backward(Tensor grad, Tensor grad_mean, Tensor x, Tensor offset)'
     ' -> (Tensor, Tensor)',
-    cpp.backward_mean,
+    partial(checked.call, cpp, 'backward_mean'),
     _fake_backward,
 )
 

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+load_error = ''  # why Triton cannot be used
 try:
     import triton
     import triton.language as tl
     from triton import jit
     from triton.language import cast as _  # noqa: F401  not in Triton 2, which cannot compile these
-except ImportError:  # the kernels below become plain functions, which are never called
+except ImportError as error:  # the kernels below become plain functions, which are never called
+    load_error = str(error)
     triton, tl = None, SimpleNamespace(constexpr=None)
 
     def jit(function=None, **_):

@@ -14,7 +14,7 @@ SHELL := /bin/bash -eo pipefail
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # OpenMMLab's mmpretrain and ONNX are left out: their tests are skipped there.
-EXTRAS = $(STACK),demo,evaluation,tests$(if $(filter onedl,$(STACK)),$(comma)classification$(comma)export)
+EXTRAS = $(STACK),demo,evaluation,tests$(if $(filter onedl,$(STACK)),$(comma)classification$(comma)export$(comma)cam)
 comma := ,
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 

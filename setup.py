@@ -114,7 +114,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmatm', 'mmatm.*']),
-    package_data={'mmatm.report': ['page/*']},
+    package_data={'mmatm.look': ['page/*'], 'mmatm.report': ['page/*']},
     # mmengine, mmcv, mmdet and mmseg come from OpenMMLab or from OneDL under the same import
     # names, so none is required here: a second one would overwrite what the user has.
     install_requires=requirements('runtime'),
@@ -123,6 +123,7 @@ setup(
         for name in (
             'onedl',
             'openmmlab',
+            'cam',
             'classification',
             'demo',
             'evaluation',

@@ -47,6 +47,7 @@ def test_wheel_serves_every_python(dist):
     assert 'mmatm/.mim/tools/train.py' in names
     assert 'mmatm/.mim/model-index.yml' in names
     assert 'mmatm/report/page/report.js' in names
+    assert {f'mmatm/look/page/page.{kind}' for kind in ('html', 'css', 'js')} <= set(names)
     has_library = any(name.endswith('.so') for name in names)
     assert has_library != wheel.name.endswith('-any.whl')
 

@@ -40,10 +40,25 @@ def build(cfg: Any, checkpoint: str) -> tuple[Any, dict]:
 
 
 def class_names(cfg: Any, model: Deployed, meta: dict) -> dict[str, Any]:
-    """``classes`` and ``palette``, from the checkpoint or else the test set's description.
+    """``classes`` and ``palette``, as :func:`known_classes` finds them.
 
     Raises:
         ExportError: they are unknown, or not as many as the model has.
+    """
+    classes, palette = known_classes(cfg, meta)
+    count = _count(model.model)
+    if len(classes) != count:
+        raise ExportError(
+            f'the model has {count} classes, but {len(classes)} names are known: set '
+            'test_dataloader.dataset.metainfo.classes'
+        )
+    return dict(classes=classes, palette=palette)
+
+
+def known_classes(cfg: Any, meta: dict) -> tuple[list[str], list | None]:
+    """Class names and a palette, from the checkpoint or else the test set's description.
+
+    The names are empty if they are unknown, the palette is None if it lacks a class.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -54,16 +69,10 @@ def class_names(cfg: Any, model: Deployed, meta: dict) -> dict[str, Any]:
     known.append(getattr(kind, 'METAINFO', {}))
     found = next((k for k in known if k.get('classes') or k.get('CLASSES')), {})
     classes = list(found.get('classes') or found.get('CLASSES') or [])
-    count = _count(model.model)
-    if len(classes) != count:
-        raise ExportError(
-            f'the model has {count} classes, but {len(classes)} names are known: set '
-            'test_dataloader.dataset.metainfo.classes'
-        )
-    palette = found.get('palette', found.get('PALETTE'))
-    if not isinstance(palette, (list, tuple)) or len(palette) < count:
+    palette: Any = found.get('palette', found.get('PALETTE'))
+    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
         palette = None
-    return dict(classes=classes, palette=palette)
+    return classes, palette
 
 
 def _count(model: Any) -> int:

@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument(
         '--max-size', type=int, help='longest side, in pixels, to which the image is scaled'
     )
+    parser.add_argument(
+        '--limit', type=float, default=10, help='size of the page, in MB at most (default: 10)'
+    )
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is shown')
     parser.add_argument('--device', default='cpu', help='e.g. cuda:0 (default: cpu)')
     parser.add_argument('--force', action='store_true', help='overwrite files')
@@ -151,7 +154,7 @@ def write_page(args: argparse.Namespace, looks: list[Any], title: str) -> None:
     """Write the page, or its data, and say how exact it is."""
     from mmatm.look.page import payload, render
 
-    content = payload(looks, title, args.image.name)
+    content = payload(looks, title, args.image.name, int(args.limit * 1e6))
     text = json.dumps(content) if args.out.suffix == '.json' else render(content)
     write(args.out, text.encode())
     print(content['rounding'])

@@ -171,14 +171,10 @@ def _map(values: np.ndarray) -> dict[str, Any]:
 
 
 def _encode_image(pixels: np.ndarray) -> str:
-    """A data URL: PNG for small images, else JPEG."""
-    small = pixels.size < 200_000
+    """A data URL of the image as JPEG."""
     file = io.BytesIO()
-    if small:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'PNG', optimize=True)
-    else:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'JPEG', quality=90)
-    return f'data:image/{"png" if small else "jpeg"};base64,{_text(file.getvalue())}'
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'JPEG', quality=92)
+    return f'data:image/jpeg;base64,{_text(file.getvalue())}'
 
 
 def _text(content: bytes) -> str:

@@ -513,6 +513,7 @@
       pen.image(paintLabels(found), MARGIN, MARGIN, found.width * k, found.height * k, { alpha: 0.35, smooth: false });
     }
     if (found.kind !== 'instances') return;
+    const labels = [];
     found.items.forEach((item, i) => {
       const colour = `rgb(${rgbOf(found, item.label)})`, chosen = state.subject === `i${i}`;
       for (const polygon of item.polygons) {
@@ -525,6 +526,9 @@
       pen.path(box(x1, y1, x2, y2, k), { stroke: colour, width: item.polygons.length ? 1 : chosen ? 3 : 1.75, alpha: item.polygons.length ? 0.6 : 1 });
       const label = `${found.names[item.label]} ${item.score.toFixed(2)}`, width = 7 + 6.2 * label.length;
       const x = Math.min(Math.max(MARGIN + x1 * k, MARGIN), MARGIN + IMAGE.width * k - width), y = Math.max(MARGIN + y1 * k - 16, MARGIN);
+      // Where labels would overlap, that of the highest score stays.
+      if (!chosen && labels.some(([u, v, length]) => x < u + length && u < x + width && Math.abs(y - v) < 16)) return;
+      labels.push([x, y, width]);
       pen.path([x, y, x + width, y, x + width, y + 16, x, y + 16], { fill: '#fff', alpha: 0.88 });
       pen.path([x, y, x + 3, y, x + 3, y + 16, x, y + 16], { fill: colour });
       pen.text(x + 6, y + 12, label, '#1b1f24', 11);

@@ -358,6 +358,30 @@ def test_palette_maps_in_the_layout_of_voc(data, make):
     assert labels.unique().tolist() == [0, 1, 255]
 
 
+def test_list_of_validation_images_and_a_class_named_void(data, make):
+    for at in range(5):
+        own_data.photo(data / 'images' / f'0006R0_f0{at}.png')
+        maps = own_data.stripes([0, 1, 2])
+        own_data.label_map(data / 'labels' / f'0006R0_f0{at}_P.png', maps)
+    own_data.write(data / 'codes.txt', 'Animal\nWide Road\nVoid\n')
+    own_data.write(data / 'valid.txt', '0006R0_f03.png\n')
+    cfg, _ = make()
+    assert cfg.metainfo.classes == ('Animal', 'Wide Road')
+    assert cfg.model.decode_head.ignore_index == 2
+    assert [len(dataset(cfg, loader)) for loader in ('train', 'val')] == [4, 1]
+
+
+def test_label_maps_of_images_with_two_suffixes(data, make, rejected):
+    own_data.segnet(data, [0, 1, 255], number=2)
+    own_data.photo(data / 'train' / 'more.jpg')
+    own_data.label_map(data / 'trainannot' / 'more.png', own_data.stripes([0, 1]))
+    own_data.photo(data / 'train' / 'train_0.jpg')
+    assert 'train_0.png: rename one of them' in rejected()
+    (data / 'train' / 'train_0.jpg').unlink()
+    cfg, _ = make()
+    assert len(dataset(cfg)) == 3
+
+
 def test_palette_decides_which_color_of_the_table_a_label_is(data, make):
     colors = [value for index in range(256) for value in (index, 128, 0)]
     for at in range(3):

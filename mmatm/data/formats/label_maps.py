@@ -100,73 +100,93 @@ def _lacking(tree: Tree, pairs: dict[Path, Path | None], samples: Sequence[Sampl
     return [i for i, path in pairs.items() if path is None and by_folder(tree, i) in splits]
 
 
+Group = tuple[Path, bool, str]  # folder, whether its files are JPEG, and how their names end
+Keyed = dict[str, list[Path]]
+
+
 def _pairs(tree: Tree, chosen: Path | None) -> dict[Path, Path | None]:
     """Images and their label maps; None where the images beside have one."""
-    groups: dict[tuple, list[Path]] = defaultdict(list)
+    groups: dict[Group, list[Path]] = defaultdict(list)
     for path in tree.images:
         tail = match[0] if (match := _TAIL.search(path.stem)) else ''
         groups[path.parent, path.suffix.lower() in ('.jpg', '.jpeg'), tail].append(path)
-    if len(groups) < 2:
-        return {}
-    keys = {group: _keys(paths) for group, paths in groups.items()}
-    flat = {group for group, paths in groups.items() if not group[1] and _are_flat(paths)}
+    maps = _map_groups(tree, groups, chosen)
+    others: dict[Path, list[Path]] = defaultdict(list)
+    for group, paths in groups.items():
+        if group not in maps:
+            others[group[0]] += paths
+    for shorten in (False, True):
+        images = {folder: _keys(paths, '', shorten) for folder, paths in others.items()}
+        partner: dict[Path, list[tuple[Group, Keyed]]] = defaultdict(list)
+        for group in maps:
+            keys = _keys(groups[group], group[2], shorten)
+            if folder := _partner(tree, keys, images):
+                partner[folder].append((group, keys))
+        if partner:
+            return _matched(images, partner)
+    return {}
+
+
+def _map_groups(tree: Tree, groups: dict[Group, list[Path]], chosen: Path | None) -> list[Group]:
+    """The groups of label maps."""
     if chosen is not None:
         place = chosen if chosen.is_absolute() else tree.root / chosen
-        inside = {g for g in groups if place == g[0] or place in g[0].parents}
+        inside = [g for g in groups if place == g[0] or place in g[0].parents]
         if not inside:
             raise DataError(f'--labels {chosen}: no image is in {place}')
-        flat = inside
-    elif len(flat) == len(groups):  # drawings, or black photographs: go by the names
-        hinted = {g for g in flat if _HINT.search('/'.join([*tree.parts(groups[g][0]), g[2]]))}
-        flat = hinted if len(hinted) < len(flat) else set()
-    partner: dict[tuple, list[tuple]] = defaultdict(list)
-    for group in flat:
-        best = _partner(group, [g for g in groups if g not in flat], keys, tree)
-        if best is not None:
-            partner[best].append(group)
+        return inside
+    if len(groups) < 2:
+        return []
+    flat = [group for group, paths in groups.items() if not group[1] and _are_flat(paths)]
+    if len(flat) < len(groups):
+        return flat
+    # Drawings, or black photographs: go by the names.
+    hinted = [g for g in flat if _HINT.search('/'.join([*tree.parts(groups[g][0]), g[2]]))]
+    return hinted if len(hinted) < len(flat) else []
+
+
+def _matched(
+    images: dict[Path, Keyed], partner: dict[Path, list[tuple[Group, Keyed]]]
+) -> dict[Path, Path | None]:
+    """The label map of each image in folders that have a partner."""
     pairs: dict[Path, Path | None] = {}
-    for images, maps in partner.items():
-        plain = [group for group in maps if not _OTHER.search(group[0].name + group[2])]
+    for folder, maps in partner.items():
+        plain = [entry for entry in maps if not _OTHER.search(entry[0][0].name + entry[0][2])]
         maps = plain or maps
         if len(maps) > 1:
-            names = ' and '.join(str(group[0]) for group in maps[:2])
-            raise DataError(f'{names} both hold label maps for {images[0]}: name one by --labels')
-        for key, found in keys[images].items():
-            labels = keys[maps[0]].get(key, [])
+            names = ' and '.join(str(group[0]) for group, _ in maps[:2])
+            raise DataError(f'{names} both hold label maps for {folder}: name one by --labels')
+        for key, found in images[folder].items():
+            labels = maps[0][1].get(key, [])
             if len(found) > 1 and labels:
                 raise DataError(f'{found[0]} and {found[1]} share {labels[0]}: rename one of them')
             if len(labels) > 1:
                 raise DataError(f'{found[0]} could have {labels[0]} or {labels[1]}: delete one')
             pairs[found[0]] = labels[0] if labels else None
-    return pairs if any(pairs.values()) else {}
+    return pairs
 
 
-def _keys(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by what their names have apart from an ending that all of them share."""
-    stems = [path.stem for path in paths]
-    ends = [re.search(r'[_.-][A-Za-z]\w*$', stem) for stem in stems]
-    shared = {match[0] if match else '' for match in ends}
-    tail = shared.pop() if len(shared) == 1 else ''
-    tail = tail if len(paths) > 1 or _TAIL.search(tail) else ''
-    groups: dict[str, list[Path]] = defaultdict(list)
+def _keys(paths: Sequence[Path], tail: str, shorten: bool) -> Keyed:
+    """Files by name without ``tail``; if ``shorten``, without any ending that all share."""
+    if shorten and not tail and len(paths) > 1:
+        ends = [re.search(r'[_.-][A-Za-z]\w*$', path.stem) for path in paths]
+        shared = {match[0] if match else '' for match in ends}
+        tail = shared.pop() if len(shared) == 1 else ''
+    groups: Keyed = defaultdict(list)
     for path in paths:
         groups[path.stem.removesuffix(tail)].append(path)
     return groups
 
 
-def _partner(
-    group: tuple, others: Sequence[tuple], keys: dict[tuple, dict], tree: Tree
-) -> tuple | None:
-    """The group of images that most label maps of ``group`` belong to."""
-    split = next(
-        filter(None, (by_folder(tree, p) for ps in keys[group].values() for p in ps)), None
-    )
+def _partner(tree: Tree, keys: Keyed, images: dict[Path, Keyed]) -> Path | None:
+    """The folder of images that most of these label maps belong to."""
+    split = by_folder(tree, next(iter(keys.values()))[0])
 
-    def rank(other: tuple) -> tuple:
-        image = next(iter(keys[other].values()))[0]
-        return len(keys[group].keys() & keys[other].keys()), by_folder(tree, image) == split
+    def rank(folder: Path) -> tuple[int, bool]:
+        image = next(iter(images[folder].values()))[0]
+        return len(keys.keys() & images[folder].keys()), by_folder(tree, image) == split
 
-    best = max(others, key=rank, default=None)
+    best = max(images, key=rank, default=None)
     return best if best is not None and rank(best)[0] else None
 
 

@@ -26,7 +26,11 @@ const fixed = (value, digits = 3) => (value === null || !isFinite(value) ? '–'
 const count = (value) => value.toLocaleString('en-US');
 const brief = (value) =>
   value < 1e5 ? count(value) : new Intl.NumberFormat('en-US', { notation: 'compact', maximumFractionDigits: 1 }).format(value);
-const percent = (value) => (value === null || !isFinite(value) ? '–' : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)} %`);
+function percent(value) {
+  if (value === null || !isFinite(value)) return '–';
+  if (value > 0 && value < 0.005) return '<1 %';
+  return `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)} %`;
+}
 const SINGULAR = { boxes: 'box' };
 const plural = (n, word) => `${count(n)} ${n === 1 ? SINGULAR[word] || word.slice(0, -1) : word}`;
 const sum = (values) => values.reduce((a, b) => a + b, 0);
@@ -90,7 +94,7 @@ const short = (value) => {
 
 /** Axes with ticks; what is drawn on them goes to `plot`. */
 function axes({ width, height, x, y, xName, yName, label }) {
-  const box = { left: 46, right: width - 12, top: 12, bottom: height - 38 };
+  const box = { left: 54, right: width - 12, top: 12, bottom: height - 38 };
   const px = (v) => box.left + ((v - x[0]) / (x[1] - x[0] || 1)) * (box.right - box.left);
   const py = (v) => box.bottom - ((v - y[0]) / (y[1] - y[0] || 1)) * (box.bottom - box.top);
   const svg = s('svg', { class: 'chart', viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label });
@@ -159,13 +163,14 @@ function insights() {
 const toShare = (mixed) => (isSegmentation ? `${percent(mixed.n / kind().positives[mixed.truth])} of its pixels` : plural(mixed.n, isDetection ? 'times' : 'images'));
 const describe = (mixed) => `${name(mixed.truth)} taken for ${name(mixed.found)}, ${toShare(mixed)}`;
 
-/** Pairs of classes that are mixed up, most frequent first. */
+/** Pairs of classes that are mixed up, most frequent first; for pixels, by their share of the class. */
 function mixUps(table = confusion()) {
   const pairs = [];
   data.classes.forEach((_, truth) => data.classes.forEach((__, found) => {
     if (truth !== found && table[truth][found]) pairs.push({ truth, found, n: table[truth][found] });
   }));
-  return pairs.sort((a, b) => b.n - a.n);
+  const weight = (pair) => (isSegmentation ? pair.n / kind().positives[pair.truth] : pair.n);
+  return pairs.sort((a, b) => weight(b) - weight(a));
 }
 
 // ---------------------------------------------------------------- threshold
@@ -661,7 +666,8 @@ function training() {
   return h('section', { id: 'training' },
     h('h2', {}, 'Training'),
     h('p', { class: 'lead' }, panels.length
-      ? `As logged by the run${panels.some((p) => p.marks.length) ? '; dotted lines are where it was resumed' : ''}. Point at a chart, or focus it and use the arrow keys, for values.`
+      ? [`As logged by the run${panels.some((p) => p.marks.length) ? '; dotted lines are where it was resumed' : ''}. `,
+        h('span', { class: 'screen' }, 'Point at a chart, or focus it and use the arrow keys, for values.')]
       : `There are no curves: ${problems.join('; ')}.`),
     h('div', { class: 'grid half' }, panels.map(trainingPanel)));
 }

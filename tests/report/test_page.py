@@ -201,11 +201,20 @@ def number(page, name):
     return float(page.locator(f'#{name}').inner_text().replace(',', ''))
 
 
-def threshold_to(page, value):
+def threshold_to(page, value, levels=100):
     page.locator('#threshold').evaluate(
-        '(e, v) => { e.value = v; e.dispatchEvent(new Event("input")); }', round(100 * value)
+        '(e, v) => { e.value = v; e.dispatchEvent(new Event("input")); }', round(levels * value)
     )
     page.evaluate('() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))')
+
+
+def wait_until(page, condition):
+    """Wait for a condition in JavaScript; playwright's own wait is against the page's policy."""
+    for _ in range(500):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(10)
+    raise AssertionError(condition)
 
 
 def shown(page, selector):
@@ -317,7 +326,7 @@ def test_keyboard_is_enough(detector):
         before = number(page, 'drawn')
         for key in ('Home', 'End', 'Home', 'ArrowRight'):
             page.keyboard.press(key)
-        page.wait_for_function('document.querySelector(".slider output").textContent === "0.01"')
+        wait_until(page, 'document.querySelector(".slider output").textContent === "0.01"')
         assert page.locator('#threshold').get_attribute('aria-valuetext') == '0.01'
         assert number(page, 'drawn') >= before
         button = page.get_by_role('button', name=f'Enlarge {content["images"][0]["name"]}')
@@ -332,7 +341,7 @@ def test_keyboard_is_enough(detector):
         slider = page.locator('dialog').get_by_label('Score threshold')
         slider.focus()
         page.keyboard.press('Home')
-        page.wait_for_function('document.querySelector("#threshold").value === "0"')
+        wait_until(page, 'document.querySelector("#threshold").value === "0"')
         assert title.inner_text() == content['images'][0]['name']
         boxes = 'svg g:not([hidden])'
         assert page.locator(f'dialog {FOUND} {boxes}').count() == len(content['images'][0]['found'])
@@ -482,11 +491,8 @@ def test_threshold_of_a_segmentor(segmentor, threshold):
         everything += int(valid.sum())
         shares[sample['img_path']] = float(sure.float().mean())
     with opened(file) as page:
-        page.wait_for_function("document.querySelector('.shot canvas').width > 1")
-        page.locator('#threshold').evaluate(
-            '(e, v) => { e.value = v; e.dispatchEvent(new Event("input")); }', round(20 * threshold)
-        )
-        page.wait_for_timeout(100)
+        wait_until(page, "document.querySelector('.shot canvas').width > 1")
+        threshold_to(page, threshold, levels=20)
         assert number(page, 'precision') == pytest.approx(right / (right + wrong), abs=6e-4)
         assert number(page, 'recall') == pytest.approx(right / everything, abs=6e-4)
         # What is painted: pixels of the first image's canvas that are not transparent.

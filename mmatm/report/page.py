@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
@@ -141,21 +142,22 @@ def _thinned(curve: Curve) -> list[tuple[int, float]]:
 
 def _commands(cfg: Config, work_dir: Path, config: Path, checkpoint: str) -> list[list[str]]:
     """What to do next, and the command for it."""
-    again = work_dir.with_name(f'{work_dir.name}_again')
-    train = f'mmatm train {config}'
-    both = f'{config} {checkpoint}'
+    both, folder = [str(config), checkpoint], str(work_dir)
+    again = str(Path('work_dirs', f'{config.stem}_again'))
+    train = ['train', str(config), '--work-dir']
     commands = [
-        ['Try it on your own images', f'mmatm image-demo IMAGES {both} --out-dir found'],
-        ['Draw the whole test set', f'mmatm test {both} --show-dir drawn'],
-        ['Continue this run if it was interrupted', f'{train} --work-dir {work_dir} --resume'],
-        [
+        ('Draw the whole test set', ['test', *both, '--show-dir', 'drawn']),
+        ('Continue this run if it was interrupted', [*train, folder, '--resume']),
+        (
             'Train on from these weights',
-            f'{train} --work-dir {again} --cfg-options load_from={checkpoint}',
-        ],
+            [*train, again, '--cfg-options', f'load_from={checkpoint}'],
+        ),
+        ('Make this report again', ['report', folder, '--force']),
     ]
+    if cfg.default_scope != 'mmpretrain':
+        try_it = ['image-demo', 'IMAGES', *both, '--out-dir', 'found']
+        commands.insert(0, ('Try it on your own images', try_it))
     if (cfg.model.get('backbone') or {}).get('type') == 'ATMNet':
-        commands.append(
-            ['Deploy it without torch', f'mmatm export {config} {checkpoint} --out model.onnx']
-        )
-    commands.append(['Make this report again', f'mmatm report {work_dir} --force'])
-    return commands
+        deploy = ['export', *both, '--out', 'model.onnx']
+        commands.insert(-1, ('Deploy it without torch', deploy))
+    return [[purpose, f'mmatm {shlex.join(words)}'] for purpose, words in commands]

@@ -8,6 +8,7 @@ import pytest
 
 from browser import chromium, opened
 from commands import DETECTOR, SEGMENTOR, metrics, run
+from mmatm.cli import _scripts
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -66,6 +67,7 @@ def test_report_has_the_numbers_of_the_test(report):
         assert all(name in text for name in page['classes'])
         for _, command in page['commands']:
             assert command in text
+            assert command.split()[1] in _scripts()
         assert browser.locator('.shot').count() == 3
         assert ('cannot be read' in text) == (task == 'segmentor')
 

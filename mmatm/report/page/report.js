@@ -118,7 +118,7 @@ function hero() {
   const lead = data.facts.Model[0][1];
   const [best, ...others] = data.headlines;
   const shown = best ? [best, ...others.slice(0, 3)] : [];
-  const numbers = shown.map(([label, value]) => h('div', {}, h('b', {}, value > 1 ? value.toFixed(1) : value.toFixed(3)), h('span', {}, label)));
+  const numbers = shown.map(([label, value]) => h('div', {}, h('b', {}, value > 1 ? value.toFixed(2) : value.toFixed(3)), h('span', {}, label)));
   const all = scores(null);
   if (isDetection) numbers.push(h('div', {}, h('b', {}, `${count(all.right)} of ${count(all.all)}`), h('span', {}, `objects found at threshold ${threshold()}`)));
   const section = h('section', { class: 'hero', id: 'summary' },

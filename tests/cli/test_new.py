@@ -268,6 +268,7 @@ def test_yolo_boxes_among_polygons(data, rejected):
 
 def test_same_stem_twice(data, rejected):
     own_data.yolo(data)
+    assert 'is for detection here' in rejected('--task', 'segmentation')
     own_data.photo(data / 'images' / '3.png')
     assert '3.txt: rename one of them' in rejected()
 

@@ -13,8 +13,8 @@ from ...data.problems import DataError, limited
 from ...data.splitting import Splits, choose_splits
 from ...data.writing import image_root, is_foreign, put_in_place, write_dataset
 from ...models.trunk import ARCHS
-from ...utils.environment import find_problems
 from ...utils.files import write_atomically
+from ...utils.messages import shorten
 from .measuring import Measured
 from .recipes import HEADS, Recipe, choose_recipe, choose_schedule
 from .text import config_text
@@ -43,12 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe = choose_recipe(measured, device, args.head, args.arch, args.pretrained)
     except DataError as error:
         sys.exit(str(error))
-    for problem in find_problems():
-        sys.exit(f'{problem}; "mmatm env" prints the environment')
     try:
         choices = _write(args, measured, recipe)
     except OSError as error:
-        sys.exit(f'{args.out} or {_data_out(args)} cannot be written: {error}')
+        sys.exit(str(error))
     print(f'{args.data}: {found.format}, {found.task}\n')
     print(measured.tables())
     print()
@@ -202,7 +200,7 @@ def _check_content(found: Found, splits: Splits) -> None:
             raise DataError(f'{split} has no labels')
         absent = [name for label, name in enumerate(found.classes) if label not in present]
         if absent:
-            found.choices.append(('note', f'{split} has nothing of {", ".join(absent)}'))
+            found.choices.append(('note', f'{split} has nothing of {shorten(absent)}'))
 
 
 def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list[tuple[str, str]]:

@@ -15,9 +15,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from ... import mm  # noqa: F401  registers ATMNet
-from ...checkpoints.loading import install_reader
 from ...data import check_samples
+from ..arguments import read_config
 
 
 def try_config(file: Path, device: str, steps: int = 8) -> tuple[float, float]:
@@ -46,10 +45,8 @@ def try_config(file: Path, device: str, steps: int = 8) -> tuple[float, float]:
 
 
 def _try(file: Path, device: str, steps: int) -> tuple[float, float]:
-    cfg = Config.fromfile(str(file))
-    scope = str(cfg.default_scope)
-    install_reader()
-    init_default_scope(scope)
+    cfg = read_config(str(file))
+    init_default_scope(str(cfg.default_scope))
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

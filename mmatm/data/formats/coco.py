@@ -68,7 +68,7 @@ def _task(contents: dict[str, dict], options: Options) -> tuple[str, str]:
     things = [a for c in contents.values() for a in c['annotations'] if not a.get('iscrowd')]
     with_mask = [a for a in things if a.get('segmentation')]
     rectangles = all(map(_is_its_box, with_mask))
-    if options.task:
+    if options.task in ('detection', 'instance'):
         return options.task, 'as --task says'
     if not with_mask:
         return 'detection', 'no annotation has a segmentation'

@@ -389,7 +389,7 @@ def _names(
     if options.void is not None:
         void, why = set(options.void), 'as --void says'
     else:
-        void, why = {VOID} & set(labels), '255, as usual'
+        void, why = {VOID} & set(labels), 'by convention'
     choices = [('ignored', f'{_spans(sorted(void))}, {why}')] if void else []
     if not rows:
         if options.void is None and labels == [0, 255]:

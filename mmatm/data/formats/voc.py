@@ -28,7 +28,7 @@ def read(tree: Tree, options: Options) -> Found:
             problems.append(Problem('broken', str(error)))
     # VOC counts pixels from 1, but some tools write these files from 0.
     start = 0 if any(min(box[:2]) < 1 for *_, things in raw for _, box, _ in things) else 1
-    choices = [('boxes', f'the first pixel of a row is {start}')]
+    choices = [('boxes', f'coordinates count from {start}')]
     names = sorted({name for *_, things in raw for name, _, _ in things})
     classes = list(options.classes or names)
     if unknown := [name for name in names if name not in classes]:

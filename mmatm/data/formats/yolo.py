@@ -215,7 +215,7 @@ def _object(line: str, numbers: list[int], size: tuple[int, int]) -> tuple[Objec
 def _task(boxes: int, polygons: int, options: Options) -> tuple[str, str]:
     if options.task == 'instance' and boxes:
         raise DataError(f'--task instance: {boxes} labels are boxes without a polygon')
-    if options.task:
+    if options.task in ('detection', 'instance'):
         return options.task, 'as --task says'
     if boxes and polygons:
         raise DataError(

@@ -18,7 +18,7 @@ EXTRAS = $(STACK),demo,evaluation,tests$(if $(filter onedl,$(STACK)),$(comma)cla
 comma := ,
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup test test-openmmlab killtest fuzz coverage docs lint format data demo demo-seg demo-pretrain benchmark memcheck wheel clean
+.PHONY: help setup test test-openmmlab killtest fuzz coverage docs lint format data demo demo-seg demo-pretrain overfit benchmark memcheck wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -99,6 +99,9 @@ demo-pretrain: data ## pretrain a classifier on single shapes; compare Mask R-CN
 	$(BIN)/mmatm demo atmnet_xt_demo
 	for run in '' _pretrained; do $(BIN)/mmatm train mask_rcnn_atmnet_xt_demo$$run --work-dir work_dirs/compared$$run --cfg-options train_cfg.val_interval=1; done
 	$(BIN)/mmatm plot-logs work_dirs/compared work_dirs/compared_pretrained --keys coco/bbox_mAP_50 coco/segm_mAP_50 --out work_dirs/compared/curves.png
+
+overfit: setup ## train each head on eight images until it knows them, in minutes per head
+	$(BIN)/mmatm overfit
 
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
 	$(BIN)/mmatm benchmark --out work_dirs/benchmark

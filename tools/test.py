@@ -17,6 +17,7 @@ from mmatm.cli.arguments import (
     make_parser,
     make_runner,
 )
+from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
 from mmatm.data import metrics
 
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # their predictions are one .pkl file
@@ -34,7 +35,24 @@ def main() -> None:
     parser.add_argument('--show-dir', help='folder for images with predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window is shown')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--corruptions',
+        nargs='*',
+        metavar='NAME',
+        help='evaluate on corrupted images: names or groups of corruptions (default: benchmark)',
+    )
+    parser.add_argument(
+        '--severities', type=int, nargs='+', metavar='1..5', default=list(SEVERITIES),
+        choices=SEVERITIES, help='severities of the corruptions (default: all)',
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.corruptions is not None:
+        if args.out or args.show or args.show_dir:
+            parser.error('--corruptions cannot be combined with --out, --show or --show-dir')
+        try:
+            names = corruptions(args.corruptions or ['benchmark'])
+        except ValueError as error:
+            parser.error(f'--corruptions: {error}')
 
     cfg = load_config(args)
     check_data(cfg, 'test_dataloader', classes=False)
@@ -50,6 +68,10 @@ def main() -> None:
         show(cfg, args)
     if args.tta:
         use_tta(cfg)
+    if args.corruptions is not None:
+        evaluate(cfg, names, args.severities)
+        leave_process_group()
+        return
     if args.out and scope == 'mmseg':
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
 

@@ -2,6 +2,7 @@
 
 from .amp import CpuAmpOptimWrapper
 from .check_data import CheckDataHook
+from .corrupt import Corrupt
 from .durable_checkpoint import DurableCheckpointHook
 from .exact_resume import ExactDataset, ExactResumeHook, ExactRunner, ExactSampler
 from .finite_loss import FiniteLossHook
@@ -9,6 +10,7 @@ from .layer_decay import LayerDecayConstructor
 
 __all__ = [
     'CheckDataHook',
+    'Corrupt',
     'CpuAmpOptimWrapper',
     'DurableCheckpointHook',
     'ExactDataset',

@@ -3,8 +3,6 @@
 
 import sys
 
-import torch
-
 from mmatm.cli.arguments import (
     check_data,
     leave_process_group,
@@ -12,6 +10,7 @@ from mmatm.cli.arguments import (
     make_parser,
     make_runner,
 )
+from mmatm.engine.amp import use_mixed_precision
 
 
 def main() -> None:
@@ -33,11 +32,8 @@ def main() -> None:
 
     cfg = load_config(args)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
-    if args.amp and torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    elif args.amp:
-        cfg.optim_wrapper.type = 'CpuAmpOptimWrapper'
+    if args.amp:
+        use_mixed_precision(cfg.optim_wrapper)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')

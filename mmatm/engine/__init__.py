@@ -1,6 +1,6 @@
 """Additions to mmengine: durable checkpoints, exact resuming, checks, and training on CPUs."""
 
-from .amp import CpuAmpOptimWrapper
+from .amp import CpuAmpOptimWrapper, GpuAmpOptimWrapper
 from .check_data import CheckDataHook
 from .corrupt import Corrupt
 from .durable_checkpoint import DurableCheckpointHook
@@ -18,5 +18,6 @@ __all__ = [
     'ExactRunner',
     'ExactSampler',
     'FiniteLossHook',
+    'GpuAmpOptimWrapper',
     'LayerDecayConstructor',
 ]

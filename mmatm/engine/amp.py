@@ -1,15 +1,46 @@
-"""Mixed precision on CPUs."""
+"""Mixed precision, on GPUs and CPUs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+
+
+def use_mixed_precision(settings: MutableMapping[str, Any]) -> None:
+    """Change ``optim_wrapper`` of a config to train in mixed precision on this machine.
+
+    A GPU that computes in bfloat16 (from compute capability 8.0 on) trains in it, any other in
+    float16 with a dynamic loss scale, and a CPU in bfloat16. A ``dtype`` and a ``loss_scale`` that
+    the config sets for a GPU are kept.
+    """
+    if not torch.cuda.is_available():
+        settings['type'] = CpuAmpOptimWrapper.__name__
+        return
+    settings['type'] = GpuAmpOptimWrapper.__name__
+    native = torch.version.hip or torch.cuda.get_device_capability() >= (8, 0)
+    settings.setdefault('dtype', 'bfloat16' if native else 'float16')
+    # bfloat16 has the range of float32. A scale of 1 still skips steps with infinite gradients.
+    settings.setdefault('loss_scale', 1.0 if settings['dtype'] == 'bfloat16' else 'dynamic')
+
+
+@OPTIM_WRAPPERS.register_module()
+class GpuAmpOptimWrapper(AmpOptimWrapper):
+    """mmengine's ``AmpOptimWrapper``, whose boxes stay float32.
+
+    Takes the arguments of :class:`mmengine.optim.AmpOptimWrapper`.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Enable autocast, and accumulate gradients as the base class does."""
+        with super().optim_context(model), boxes_in_float32():
+            yield
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -33,11 +64,11 @@ class CpuAmpOptimWrapper(OptimWrapper):
 
 @contextmanager
 def boxes_in_float32() -> Iterator[None]:
-    """Make NMS and the RoI extractors compute bfloat16 inputs in float32.
+    """Make NMS and the RoI extractors compute half-precision inputs in float32.
 
-    mmcv has no bfloat16 code for CPUs, and autocast does not cast the inputs of its operators,
-    because they bypass torch's dispatcher. The extractors would also round boxes to bfloat16, by up
-    to 4 pixels.
+    mmcv has no bfloat16 code for these, and autocast does not cast the inputs of its operators,
+    because they bypass torch's dispatcher. The extractors would also round boxes: to bfloat16, by
+    up to 4 pixels; to float16, by up to half a pixel.
     """
     with ExitStack() as stack:
         for owner, forward in _wrapped_forwards():
@@ -68,4 +99,5 @@ def _in_float32(forward: Callable) -> Callable:
 def _widen(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(map(_widen, value))
-    return value.float() if torch.is_tensor(value) and value.dtype == torch.bfloat16 else value
+    half = torch.is_tensor(value) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value

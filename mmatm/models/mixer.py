@@ -6,7 +6,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from ..ops import active_sample, active_sample_mean
-from ..utils.compat import is_compiling, is_transforming
+from ..utils.compat import autocast_dtype, is_compiling, is_transforming
 from .linear import Linear, linear, linear_is_convolution
 
 
@@ -42,7 +42,12 @@ class ActiveTokenMixer(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``x [B, H, W, C]`` and ``offset [B, H, W, 2G]`` in tokens, to ``[B, H, W, C]``."""
-        # Under autocast a linear layer predicts the offsets in half precision.
+        # Under autocast on a GPU, a LayerNorm gives float32, but all products that follow take half
+        # precision, and a linear layer has predicted the offsets in it. The operator computes
+        # positions in float32.
+        dtype = autocast_dtype(x.device.type)
+        if dtype is not None and x.dtype == torch.float32:
+            x = x.to(dtype)
         offset = offset.to(x.dtype)
         mix = self._mix_folded if self.folds(x.shape[1] * x.shape[2]) else self._mix_branches
         return mix(x, offset).view(x.shape)

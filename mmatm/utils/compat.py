@@ -55,6 +55,18 @@ def is_cpu_autocast_enabled() -> bool:
         return torch.is_autocast_cpu_enabled()
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype of autocast for a kind of device, None if it is off.
+
+    ``torch.is_autocast_enabled(device)`` and ``torch.get_autocast_dtype(device)`` of torch 2.4.
+    """
+    if device == 'cpu':
+        return torch.get_autocast_cpu_dtype() if is_cpu_autocast_enabled() else None
+    if device == 'cuda' and torch.is_autocast_enabled():
+        return torch.get_autocast_gpu_dtype()
+    return None
+
+
 @contextmanager
 def safe_globals(allowed: Sequence[Any]) -> Iterator[None]:
     """``torch.serialization.safe_globals`` as of torch 2.6.

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 
 from mmatm.engine import CpuAmpOptimWrapper
+from mmatm.engine.amp import boxes_in_float32
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -164,6 +165,9 @@ def test_mixed_precision_and_frozen_stages(name):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
     with wrapper.optim_context(model):
         assert len(predictions_of(model, small)) == 2
+    # As far as a CPU can tell: no value overflows in the range of float16.
+    with boxes_in_float32(), torch.autocast('cpu', torch.float16):
+        assert math.isfinite(loss_of(model.train(), small))
 
     # The stem and the first two stages frozen.
     model.zero_grad()

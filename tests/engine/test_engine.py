@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmatm.engine import CpuAmpOptimWrapper, FiniteLossHook
+from mmatm.engine.amp import use_mixed_precision
 from mmatm.models import ATMNet
 
 NAN, INF = float('nan'), float('inf')
@@ -114,6 +115,33 @@ def test_cpu_amp_steps_in_float32():
     assert out.dtype == torch.bfloat16
     wrapper.update_params(out.float().sum())
     torch.testing.assert_close(model.weight, before - 0.1 * 2)
+
+
+@pytest.mark.parametrize(
+    ('capability', 'chosen', 'dtype', 'scale'),
+    [
+        (None, {}, None, None),
+        ((7, 5), {}, 'float16', 'dynamic'),
+        ((8, 0), {}, 'bfloat16', 1.0),
+        ((9, 0), {'dtype': 'float16'}, 'float16', 'dynamic'),
+        ((9, 0), {'loss_scale': 512.0}, 'bfloat16', 512.0),
+    ],
+)
+def test_mixed_precision_that_the_device_has(capability, chosen, dtype, scale, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    settings = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1), **chosen)
+    use_mixed_precision(settings)
+    assert settings.get('dtype') == dtype
+    assert settings.get('loss_scale') == scale
+    assert settings['type'] == ('GpuAmpOptimWrapper' if capability else 'CpuAmpOptimWrapper')
+    if capability:  # mmengine builds it from these
+        import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
+
+        monkeypatch.undo()
+        monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
+        wrapper = build_optim_wrapper(nn.Linear(2, 2), Config(dict(wrapper=settings)).wrapper)
+        assert wrapper.cast_dtype == getattr(torch, dtype)
 
 
 def test_boxes_stay_exact_under_cpu_amp():

@@ -18,7 +18,9 @@ EXTRAS = $(STACK),demo,evaluation,tests$(if $(filter onedl,$(STACK)),$(comma)cla
 comma := ,
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup test test-openmmlab killtest fuzz coverage docs lint format data demo demo-seg demo-pretrain overfit benchmark memcheck wheel clean
+LOOK = $(BIN)/mmatm look --force --limit 0.36 --out docs/look
+
+.PHONY: help setup test test-openmmlab killtest fuzz coverage docs lint format data demo demo-seg demo-pretrain overfit look benchmark memcheck wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -102,6 +104,10 @@ demo-pretrain: data ## pretrain a classifier on single shapes; compare Mask R-CN
 
 overfit: setup ## train each head on eight images until it knows them, in minutes per head
 	$(BIN)/mmatm overfit
+
+look: setup ## after make demo and demo-seg: show where their tokens look, in the live pages of the docs
+	$(LOOK)/detector.json docs/look/scenes.jpg mask_rcnn_atmnet_xt_demo work_dirs/mask_rcnn_atmnet_xt_demo/epoch_4.pth --cfg-options "test_dataloader.dataset.pipeline.1.scale=(192,192)"
+	$(LOOK)/segmentor.json docs/look/scenes.jpg upernet_atmnet_xt_demo work_dirs/upernet_atmnet_xt_demo/iter_3000.pth --cfg-options "test_dataloader.dataset.pipeline.1.scale=(128,128)"
 
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
 	$(BIN)/mmatm benchmark --out work_dirs/benchmark

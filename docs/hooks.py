@@ -1,10 +1,22 @@
-"""What the site is built with: pages of the model zoo, and docstrings in Markdown."""
+"""What the site is built with: the model zoo, docstrings in Markdown, and live pages."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import griffe
+from mkdocs.structure.files import File, Files
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the live pages of look.md. ``make look`` writes their data."""
+    from mmatm.look.page import render
+
+    for data in sorted(Path(config.docs_dir, 'look').glob('*.json')):
+        page = render(json.loads(data.read_text()))
+        files.append(File.generated(config, f'look/{data.stem}.html', content=page))
+    return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:

@@ -73,7 +73,7 @@ def payload(looks: list[Look], title: str, image: str, limit: int = LIMIT) -> di
         finer = [i for i, p in enumerate(packed) if p.step < COARSEST]
         if not finer:
             raise LookError(
-                f'the page would take {(limit - room + total) / 1e6:.0f} MB, more than '
+                f'the page would take {(limit - room + total) / 1e6:.2g} MB, more than '
                 f'{limit / 1e6:g} MB, for an image of {width}x{height} pixels: pass --max-size '
                 f'with less than {max(width, height)}'
             )

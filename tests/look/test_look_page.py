@@ -12,6 +12,7 @@ import torch
 pytest.importorskip('playwright')
 
 from browser import chromium, opened
+from commands import ROOT
 from mmatm.look import Block, Capture, LookError
 from mmatm.look.page import LIMIT, payload, render
 from mmatm.look.running import NOTHING, Look, Prediction
@@ -317,6 +318,17 @@ def test_hovering_a_large_image(show):
         times = page.evaluate('look.times')
     assert len(times) >= 60
     print(f'hovering at 800x1344: {np.median(times):.1f} ms, at most {max(times):.1f} ms')
+
+
+@chromium
+@pytest.mark.parametrize('name', ['detector', 'segmentor'])
+def test_live_pages_of_the_docs(name, tmp_path):
+    page = tmp_path / f'{name}.html'
+    page.write_text(render(json.loads((ROOT / f'docs/look/{name}.json').read_text())))
+    assert page.stat().st_size < 1_500_000
+    with opened(page, width=690) as opened_page:
+        opened_page.wait_for_selector(READY)
+        assert opened_page.locator('.thumb').count() == 8
 
 
 def test_a_page_stays_below_its_limit():

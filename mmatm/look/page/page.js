@@ -465,16 +465,21 @@
     return canvas;
   }
 
-  let labelImage = new Map();
-  function paintLabels(found) {
-    if (!labelImage.has(found)) {
-      const canvas = makeCanvas(found.width, found.height), context = canvas.getContext('2d');
-      const pixels = context.createImageData(found.width, found.height);
-      found.labels.forEach((label, i) => { if (label in found.names) pixels.data.set([...rgbOf(found, label), 255], 4 * i); });
+  const labelImages = new Map();
+  /** A label map in its colours; its borders alone where colours mean something else. */
+  function paintLabels(found, bordersOnly) {
+    const key = `${bordersOnly} ${models.findIndex((m) => m.found === found)}`;
+    if (!labelImages.has(key)) {
+      const { labels, width, height } = found, canvas = makeCanvas(width, height), context = canvas.getContext('2d');
+      const pixels = context.createImageData(width, height);
+      labels.forEach((label, i) => {
+        const inner = ((i + 1) % width === 0 || labels[i + 1] === label) && (i + width >= labels.length || labels[i + width] === label);
+        if (label in found.names && !(bordersOnly && inner)) pixels.data.set([...(bordersOnly ? [255, 255, 255] : rgbOf(found, label)), 255], 4 * i);
+      });
       context.putImageData(pixels, 0, 0);
-      labelImage.set(found, canvas);
+      labelImages.set(key, canvas);
     }
-    return labelImage.get(found);
+    return labelImages.get(key);
   }
 
   function drawBase(pen, panel, k) {
@@ -492,7 +497,7 @@
         pen.image(paintHeat(map, shown.width, shown.height), MARGIN, MARGIN, shown.width * shown.stride * k, shown.height * shown.stride * k, { smooth: false });
       }
       if (state.layers.grid) drawGrid(pen, block, k);
-      if (state.layers.found) drawFound(pen, model.found, k);
+      if (state.layers.found) drawFound(pen, model.found, k, hasHeat);
     });
     pen.path(box(0, 0, IMAGE.width, IMAGE.height, k), { stroke: '#c9ced6', width: 1 });
   }
@@ -508,9 +513,9 @@
     for (let y = 1; y < block.height; y++) pen.path([MARGIN, MARGIN + y * cell, right, MARGIN + y * cell], style);
   }
 
-  function drawFound(pen, found, k) {
+  function drawFound(pen, found, k, hasHeat) {
     if (found.kind === 'labels') {
-      pen.image(paintLabels(found), MARGIN, MARGIN, found.width * k, found.height * k, { alpha: 0.35, smooth: false });
+      pen.image(paintLabels(found, hasHeat), MARGIN, MARGIN, found.width * k, found.height * k, { alpha: hasHeat ? 0.8 : 0.35, smooth: false });
     }
     if (found.kind !== 'instances') return;
     const labels = [];
@@ -922,7 +927,7 @@
     $('legend').firstChild?.remove();
     const canvas = makeCanvas(1, 1), width = Math.min($('legend').clientWidth - 20, 640), ratio = devicePixelRatio || 1;
     $('legend').append(canvas);
-    const height = width < 420 ? 62 : 38;
+    const height = legendHeight(width);
     canvas.width = width * ratio; canvas.height = height * ratio;
     canvas.style.width = `${width}px`; canvas.style.height = `${height}px`;
     onCanvas(canvas, (pen) => legend(pen, 0, 0, width));
@@ -930,8 +935,19 @@
     canvas.setAttribute('aria-label', isPoints() ? 'Colour: channel group. Size: weight in the gate. Ring: outside the map.' : 'Colour: how much, from none to the most.');
   }
 
+  const labelled = () => (models[0].found.kind === 'labels' && state.layers.found && isPoints() && !state.cam ? Object.entries(models[0].found.names) : []);
+  const legendHeight = (width) => (width < 420 ? 62 : 38) + (labelled().length ? 18 : 0);
+
   function legend(pen, x, y, width) {
     const block = current();
+    let left = x;
+    for (const [label, name] of labelled()) { // as many classes as fit
+      const top = y + legendHeight(width) - 16, length = 20 + 6.4 * name.length;
+      if (left + length > x + width) break;
+      pen.path([left, top, left + 10, top, left + 10, top + 10, left, top + 10], { fill: `rgb(${rgbOf(models[0].found, label)})`, alpha: 0.7 });
+      pen.text(left + 14, top + 9, name, '#59636e', 11);
+      left += length + 6;
+    }
     const bar = (x0, colour) => { for (let i = 0; i < 60; i++) pen.path([x0 + 2 * i, y + 6, x0 + 2 * i + 2.2, y + 6, x0 + 2 * i + 2.2, y + 16, x0 + 2 * i, y + 16], { fill: colour(i / 59) }); };
     if (state.cam || !isPoints()) {
       bar(x, (t) => `rgb(${heatColour(t)})`);
@@ -1096,7 +1112,7 @@
 
   function composed(make, scale) {
     const gap = 12, k = panels[0].k, width = IMAGE.width * k + 2 * MARGIN, height = IMAGE.height * k + 2 * MARGIN;
-    const size = [panels.length * width + gap * (panels.length - 1), height + 40].map(Math.ceil);
+    const size = [panels.length * width + gap * (panels.length - 1), height + legendHeight(640) + 4].map(Math.ceil);
     return make(size, (pen, shift) => {
       panels.forEach((panel, i) => shift(i * (width + gap), 0, () => { drawBase(pen, panel, k); drawOver(pen, panel, k); }));
       shift(MARGIN, height, () => legend(pen, 0, 0, 640));

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
@@ -17,10 +18,14 @@ from torch import distributed
 from .. import mm  # noqa: F401  registers ATMNet
 from ..checkpoints.loading import install_reader
 from ..checkpoints.reading import TRUST_FLAG, trust_checkpoints
-from ..data import DataError, check_classes, check_paths
+from ..data import DataError, check_classes, check_paths, metrics
 from ..packaged import find_config
 from ..utils.environment import find_problems
 
+_METRICS = {  # the packages of mmdet's metrics, and how to install them beside numpy 2
+    'CocoPanopticMetric': ('panopticapi', 'pip install --no-deps panopticapi-lite'),
+    'LVISMetric': ('lvis', 'pip install lvis'),
+}
 _PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # names that OneDL changed
 
 
@@ -104,12 +109,25 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def check_data(cfg: Config, *loaders: str, classes: bool = True) -> None:
     """Exit with one sentence if the data of these loaders is missing or unusable."""
+    for loader in loaders:
+        for metric in metrics(cfg, loader.replace('dataloader', 'evaluator')):
+            _prepare(metric.type)
     try:
         check_paths(cfg, *loaders)
         if classes:
             check_classes(cfg, *loaders)
     except DataError as error:
         sys.exit(str(error))
+
+
+def _prepare(metric: str) -> None:
+    """Exit with one sentence if a metric lacks its package, and make it work with this numpy."""
+    package, command = _METRICS.get(metric, ('', ''))
+    if package and find_spec(package) is None:
+        sys.exit(f'{metric} needs {package}, which is not installed: run "{command}"')
+    if package == 'lvis' and not hasattr(numpy, 'float'):
+        # lvis 0.5.3 evaluates with this name, which numpy 1.24 removed.
+        numpy.float = float  # type: ignore[attr-defined]
 
 
 def make_runner(cfg: Config) -> Runner:

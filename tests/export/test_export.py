@@ -40,6 +40,7 @@ NAMES = {
     'mask_rcnn_atmnet_xt_demo': 'mmdet',
     'faster': 'mmdet',  # the same without masks
     'cascade_mask_rcnn_atmnet_xt_ms_3x': 'mmdet',
+    'cascade_rcnn_atmnet_xt_ms_3x': 'mmdet',
 }
 SIZES = ((96, 64), (61, 83), (33, 130))  # the trace has another
 
@@ -54,7 +55,8 @@ def config(name):
     if name.startswith('cascade'):
         for head in cfg.model.roi_head.bbox_head:
             head.update(num_classes=4, fc_out_channels=64)
-        cfg.model.roi_head.mask_head.update(num_classes=4, num_convs=1)
+        if 'mask' in name:
+            cfg.model.roi_head.mask_head.update(num_classes=4, num_convs=1)
         cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=50)
         cfg.model.test_cfg.rcnn.max_per_img = 20
     return cfg
@@ -209,6 +211,25 @@ def test_what_is_not_supported_is_refused(name, change, message):
         cfg.model.bbox_head = dict(type='FCOSHead', num_classes=4, in_channels=64)
     with pytest.raises(ExportError, match=message):
         deployed(MODELS.build(cfg.model))
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('dino_atmnet_xt', 'a DINO is not exported; supported are'),
+        ('mask2former_panoptic_atmnet_xt', 'a Mask2Former is not exported; supported are'),
+        ('mask2former_semantic_atmnet_xt', 'decode_head Mask2FormerHead is not exported'),
+    ],
+)
+def test_transformers_are_refused(name, message):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    cfg = Config.fromfile(find_config(name))
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    with pytest.raises(ExportError, match=message):
+        deployed(model)
 
 
 def test_a_pipeline_that_the_demo_cannot_follow_is_refused():

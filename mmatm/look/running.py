@@ -237,8 +237,16 @@ def look(model: MMModel | TimmModel, path: Path, name: str) -> tuple[Look, Any]:
         batch = model.prepare(path)
     except Exception as error:  # what cv2, Pillow and pipelines raise has no common type
         raise LookError(f'{path} cannot be read as an image: {error}') from None
-    with torch.no_grad(), capture(model.module) as captured:
-        raw = model.run(batch)
+    try:
+        with torch.no_grad(), capture(model.module) as captured:
+            raw = model.run(batch)
+    except LookError:
+        raise
+    except (RuntimeError, ValueError) as error:  # too small for a head, or too large for the memory
+        reason = str(error).split('\n')[0]
+        raise LookError(
+            f'the model cannot run on {path}: {reason}; another --max-size may help'
+        ) from error
     pixels = model.pixels(captured.image)
     prediction = model.prediction(raw, pixels.shape[:2])
     return Look(name, pixels, captured, prediction, {}), batch
@@ -255,7 +263,7 @@ def _pipeline(cfg: Any, max_size: int | None) -> list[dict[str, Any]]:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    steps = [dict(s) for s in dataset.pipeline if 'LoadAnnotations' not in str(s['type'])]
+    steps = [dict(s) for s in dataset.pipeline if 'Annotations' not in str(s['type'])]
     for step in steps:
         if max_size and 'Resize' in str(step['type']) and 'scale' in step:
             scale = step['scale']

@@ -102,6 +102,7 @@ def test_mmpretrain_classifier(image, tmp_path):
         (['IMAGE', 'resnet18'], 'ATMNet'),
         (['README.md', 'atmnet_xt'], 'README.md cannot be read as an image'),
         (['IMAGE', 'atmnet_xt', 'README.md'], 'README.md'),
+        (['TINY', 'atmnet_xt', '--max-size', '32'], '--max-size'),
         (['IMAGE', 'atmnet_xt', '--out', 'EXISTING.html'], '--force'),
         (['IMAGE', 'atmnet_xt', '--out', 'look.txt'], '.html'),
         (['IMAGE', 'atmnet_xt', '--out', 'no/such/look.html'], 'no/such'),
@@ -113,7 +114,9 @@ def test_mmpretrain_classifier(image, tmp_path):
 def test_bad_input_is_one_sentence(arguments, expected, image, tmp_path):
     existing = tmp_path / 'existing.html'
     existing.write_text('mine')
-    places = {'IMAGE': image, 'EXISTING.html': existing}
+    tiny = tmp_path / 'tiny.png'
+    Image.new('RGB', (320, 10)).save(tiny)  # one pixel high at --max-size 32
+    places = {'IMAGE': image, 'TINY': tiny, 'EXISTING.html': existing}
     printed = run('tools/look.py', *(places.get(a, a) for a in arguments), code=1)
     assert expected in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed

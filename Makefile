@@ -109,6 +109,9 @@ look: setup ## after make demo and demo-seg: show where their tokens look, in th
 	$(LOOK)/detector.json docs/look/scenes.jpg mask_rcnn_atmnet_xt_demo work_dirs/mask_rcnn_atmnet_xt_demo/epoch_4.pth --cfg-options "test_dataloader.dataset.pipeline.1.scale=(192,192)"
 	$(LOOK)/segmentor.json docs/look/scenes.jpg upernet_atmnet_xt_demo work_dirs/upernet_atmnet_xt_demo/iter_3000.pth --cfg-options "test_dataloader.dataset.pipeline.1.scale=(128,128)"
 
+compare: setup ## train two demos with five backbones each, up to 90 minutes, and draw the curves
+	$(BIN)/mmatm compare
+
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
 	$(BIN)/mmatm benchmark --out work_dirs/benchmark
 

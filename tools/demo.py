@@ -6,11 +6,10 @@ report.html there.
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
-from mmatm.cli.arguments import read_config
+from mmatm.cli.arguments import read_config, run_tool
 from mmatm.packaged import model_names
 
 DEMOS = [name for name in model_names() if '_demo' in name]
@@ -38,10 +37,8 @@ def main() -> None:
 
 
 def run(command: str, *arguments: str | Path) -> None:
-    """Run another tool in its own process; if it fails, exit with its status."""
-    print(f'== mmatm {command.replace("_", "-")}', *arguments, flush=True)
-    status = subprocess.call([sys.executable, '-m', 'mmatm', command, *map(str, arguments)])
-    if status:
+    """Run another tool; if it fails, exit with its status."""
+    if status := run_tool(command, *arguments):
         sys.exit(status)
 
 

@@ -8,7 +8,6 @@ evaluated on the same images. Prints a Markdown table. The status is 1 if a head
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmatm.cli.arguments import read_config
+from mmatm.cli.arguments import read_config, run_tool
 
 BOXES = 'coco/bbox_mAP_50', 0.95
 MASKS = 'coco/segm_mAP_50', 0.90
@@ -57,7 +56,7 @@ def main() -> None:
 
     data = args.work_dir / 'data'
     few = ('--val', 1, '--imagenet-train', 4, '--imagenet-val', 4)
-    if status := run('make_demo_data', '--out', data, '--train', IMAGES, *few):
+    if status := run_tool('make_demo_data', '--out', data, '--train', IMAGES, *few):
         sys.exit(status)
     rows, missed = [], []
     for name in args.heads or HEADS:
@@ -67,7 +66,7 @@ def main() -> None:
         config = work_dir / f'{name}.py'
         settings(name, data, args.steps).dump(config)
         started = time.monotonic()
-        status = run('train', config, '--work-dir', work_dir)
+        status = run_tool('train', config, '--work-dir', work_dir)
         seconds = time.monotonic() - started
         reached, steps = (None, None) if status else best(work_dir, metric)
         if reached is None or reached < target:
@@ -79,12 +78,6 @@ def main() -> None:
     print(*rows, sep='\n')
     if missed:
         sys.exit(f'these missed their targets: {", ".join(missed)}')
-
-
-def run(command: str, *arguments: Any) -> int:
-    """Run another tool in its own process, and return its status."""
-    print(f'== mmatm {command.replace("_", "-")}', *arguments, flush=True)
-    return subprocess.call([sys.executable, '-m', 'mmatm', command, *map(str, arguments)])
 
 
 def best(work_dir: Path, metric: str) -> tuple[float | None, int | None]:

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,6 +134,12 @@ def _prepare(metric: str) -> None:
 def make_runner(cfg: Config) -> Runner:
     """Build the runner of a config, as mm's own tools do."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def run_tool(command: str, *arguments: Any) -> int:
+    """Run another tool in its own process, and return its status."""
+    print(f'== mmatm {command.replace("_", "-")}', *arguments, flush=True)
+    return subprocess.call([sys.executable, '-m', 'mmatm', command, *map(str, arguments)])
 
 
 def _distribute_on_cpu(cfg: Config) -> None:

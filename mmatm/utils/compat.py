@@ -60,11 +60,13 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 
     ``torch.is_autocast_enabled(device)`` and ``torch.get_autocast_dtype(device)`` of torch 2.4.
     """
+    if device not in ('cpu', 'cuda'):
+        return None
+    if hasattr(torch, 'get_autocast_dtype'):  # Dynamo cannot trace the older functions
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if device == 'cpu':
-        return torch.get_autocast_cpu_dtype() if is_cpu_autocast_enabled() else None
-    if device == 'cuda' and torch.is_autocast_enabled():
-        return torch.get_autocast_gpu_dtype()
-    return None
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
 @contextmanager

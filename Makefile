@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist wo
 
 LOOK = $(BIN)/mmatm look --force --limit 0.36 --out docs/look
 
-.PHONY: help setup test test-openmmlab killtest fuzz coverage docs lint format data demo demo-seg demo-pretrain overfit look benchmark memcheck wheel clean
+.PHONY: help setup test test-openmmlab killtest fuzz coverage docs lint format data demo demo-seg demo-pretrain overfit look benchmark gpu memcheck wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -114,6 +114,9 @@ compare: setup ## train two demos with five backbones each, up to 90 minutes, an
 
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
 	$(BIN)/mmatm benchmark --out work_dirs/benchmark
+
+gpu: setup ## check every kernel and head on a GPU, and measure it; less than 8 minutes
+	$(BIN)/mmatm gpu-check --force
 
 memcheck: ## run the C++ operator under the address and undefined-behaviour sanitizers
 	@mkdir -p build

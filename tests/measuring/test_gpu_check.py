@@ -1,0 +1,65 @@
+"""The check for GPUs, run on a CPU with tiny sizes."""
+
+import pytest
+import torch
+
+from commands import run
+from marks import compiled, compiles
+from mmatm.measuring.gpu_check import Check, Sizes
+from mmatm.ops import cpp
+
+TINY = dict(depths=(2, 2, 2, 2), widths=(8, 12, 16, 24), mlp_ratios=(2, 2, 2, 2),
+            shares=(2, 4, 4, 8), interval=2)  # fmt: skip
+SIZES = dict(
+    channels=((8, 2), (9, 3)), maps=((1, 1, 1), (2, 3, 5)), large=(9, 8), arch=TINY, image=(64, 96),
+    small=32, batches=(1, 2), repeats=1, compiler='eager', peers=('resnet-50',),
+    heads={'mmdet': ('retinanet',), 'mmseg': ('fpn',)}, compile_heads=False,
+)  # fmt: skip
+
+pytestmark = compiled
+
+
+@compiles
+def test_whole_logic_on_a_cpu():
+    check = Check('cpu', Sizes(**SIZES))
+    page = check.run()
+    assert check.faults == []
+    assert page.count('4 of 4 right') == 16
+    for row in ('backbone, compiled', 'stage 3', 'forward + backward', 'resnet-50', 'per image'):
+        assert f'| {row}' in page or row in page
+    assert 'Left out' not in page
+    tables = [line for line in page.splitlines() if line.startswith('| ---')]
+    assert len(tables) >= 6
+
+
+def test_wrong_kernel_is_a_fault(monkeypatch):
+    kernel = cpp.forward
+    monkeypatch.setattr(cpp, 'forward', lambda x, o: kernel(x, o) * (2 if o.shape[-1] == 6 else 1))
+    check = Check('cpu', Sizes(**SIZES))
+    check.kernels()
+    assert len(check.faults) == 8
+    assert 'forward differs from plain PyTorch' in check.faults[0]
+    assert '2 of 4 right' in ''.join(check.lines)
+
+
+def test_loss_that_is_not_finite_is_a_fault():
+    check = Check('cpu', Sizes(**SIZES))
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(model.weight, 1e4)
+    check._steps('head', model, lambda: model(torch.full((1, 2), 3.0)).square().sum())
+    assert any('float16: a gradient is missing or not finite' in fault for fault in check.faults)
+
+
+def test_without_time_it_says_what_is_missing():
+    check = Check('cpu', Sizes(**{**SIZES, 'minutes': 0}))
+    check.models()
+    check.batch_sizes()
+    assert ''.join(check.lines).count('Left out for lack of time') == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu_it_is_one_sentence():
+    printed = run('tools/gpu_check.py', code=1)
+    assert printed.strip().splitlines() == [
+        'gpu-check needs a GPU, but torch sees none on this machine'
+    ]

@@ -131,9 +131,10 @@ def curve(history: History, metric: str) -> tuple[list[int], list[float], list[f
     lengths = [step - before for before, step in zip([0, *logged], logged, strict=False)]
     spent = accumulate(times[step] * n for step, n in zip(logged, lengths, strict=True))
     until = dict(zip(logged, spent, strict=True))
-    steps = sorted(history.metrics[metric])
+    found = history.metrics.get(metric, {})  # none while a detector finds nothing
+    steps = sorted(found)
     seconds = [max((s for at, s in until.items() if at <= step), default=0.0) for step in steps]
-    return steps, seconds, [history.metrics[metric][step] for step in steps]
+    return steps, seconds, [found[step] for step in steps]
 
 
 def draw(histories: dict[str, dict[str, History]], out: Path) -> str:
@@ -151,8 +152,10 @@ def draw(histories: dict[str, dict[str, History]], out: Path) -> str:
             steps, seconds, values = curve(history, metric)
             for axis, x in zip(row, (steps, seconds), strict=True):
                 axis.plot(x, values, marker='.', label=backbone)
-            pace = seconds[-1] / steps[-1]
-            lines.append(f'| {head} | {backbone} | {metric} | {values[-1]:.3f} | {pace:.3f} |')
+            end, pace = '-', '-'
+            if values:
+                end, pace = f'{values[-1]:.3f}', f'{seconds[-1] / steps[-1]:.3f}'
+            lines.append(f'| {head} | {backbone} | {metric} | {end} | {pace} |')
         for axis, label in zip(row, ('step', 'seconds of training'), strict=True):
             axis.set(title=head, xlabel=label, ylabel=metric)
             axis.grid(alpha=0.3)

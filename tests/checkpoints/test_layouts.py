@@ -208,7 +208,9 @@ def test_tensor_that_does_not_fit_is_named(head, changes, said, tmp_path):
     state = published_state_dict('xt', head) | changes
     state = {name: value for name, value in state.items() if value is not None}
     attempts = [lambda: model.load_state_dict(dict(state))]
-    if 'meta' not in {value.device.type for value in state.values()}:
+    # Torch 2.1 reads no quantized tensor from a file.
+    readable = '_rebuild_qtensor' in str(torch._weights_only_unpickler._get_allowed_globals())
+    if not any(value.is_meta or (value.is_quantized and not readable) for value in state.values()):
         path = save(tmp_path, {'model': state})
         attempts += [lambda: load(path), lambda: load_checkpoint(model, path)]
     for attempt in attempts:

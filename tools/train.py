@@ -2,6 +2,7 @@
 """Train a detector, a segmentor or a classifier: python tools/train.py CONFIG"""
 
 import sys
+from pathlib import Path
 
 from mmatm.cli.arguments import (
     check_data,
@@ -28,6 +29,12 @@ def main() -> None:
         metavar='CHECKPOINT',
         help='continue from CHECKPOINT, or from the newest one in the work directory',
     )
+    parser.add_argument(
+        '--continue',
+        action='store_true',
+        dest='go_on',
+        help='like --resume if the work directory has a checkpoint; if it has none, start',
+    )
     args = parser.parse_args()
 
     cfg = load_config(args)
@@ -38,6 +45,8 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
+    if args.go_on and args.resume is None and Path(cfg.work_dir, 'last_checkpoint').is_file():
+        args.resume = 'auto'
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -88,6 +88,39 @@ def test_killed_process_ends_the_job(seg_options, tmp_path):
     assert 'Signal 9 (SIGKILL)' in (tmp_path / 'output.txt').read_text()
 
 
+def test_killed_process_is_started_again(seg_options, tmp_path):
+    """With ``MAX_RESTARTS``, the job ends with the bits of an uninterrupted one, without a hand."""
+    options = [
+        *seg_options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=12',
+        'train_cfg.val_interval=12', 'default_hooks.checkpoint.interval=2', 'randomness.seed=1',
+    ]  # fmt: skip
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    run('tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', whole, *options)
+    command = ['bash', 'tools/dist_train.sh', SEGMENTOR, '2', '--work-dir', killed, *options]
+    with (tmp_path / 'output.txt').open('w') as output:
+        job = subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT, env={**environment(), 'MAX_RESTARTS': '1'}, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 280
+        while not (killed / 'last_checkpoint').exists():
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(processes(killed)[1], signal.SIGKILL)
+        printed = (tmp_path / 'output.txt').read_text
+        assert job.wait(timeout=280) == 0, printed()[-3000:]
+    finally:
+        for process in (job.pid, *processes(killed).values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    assert len(list(killed.glob('*/*.log'))) == 2, printed()[-3000:]  # one per start
+    expected, found = weights(whole / 'iter_12.pth'), weights(killed / 'iter_12.pth')
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def processes(work_dir):
     """Ids of the processes that train in ``work_dir``, by rank (Linux only)."""
     found = {}

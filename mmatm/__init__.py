@@ -11,12 +11,14 @@ from typing import Any
 from . import importing
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = ['Predictor', '__version__']
 
 importing.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name in ('checkpoints', 'data', 'engine', 'mmcv_ext', 'models', 'ops', 'utils'):
+    if name == 'Predictor':
+        return import_module('.inference', __name__).Predictor
+    if name in ('checkpoints', 'data', 'engine', 'inference', 'mmcv_ext', 'models', 'ops', 'utils'):
         return import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

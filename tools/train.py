@@ -11,6 +11,7 @@ from mmatm.cli.arguments import (
     make_parser,
     make_runner,
 )
+from mmatm.cli.pretrained import add_pretrained_option, use_pretrained, warn_if_random
 from mmatm.engine.amp import use_mixed_precision
 
 
@@ -35,9 +36,15 @@ def main() -> None:
         dest='go_on',
         help='like --resume if the work directory has a checkpoint; if it has none, start',
     )
+    add_pretrained_option(parser)
     args = parser.parse_args()
 
     cfg = load_config(args)
+    if args.pretrained is not None:
+        try:
+            use_pretrained(cfg, args.pretrained)
+        except (FileNotFoundError, ValueError) as error:
+            sys.exit(str(error))
     check_data(cfg, 'train_dataloader', 'val_dataloader')
     if args.amp:
         use_mixed_precision(cfg.optim_wrapper)
@@ -50,6 +57,7 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    warn_if_random(cfg)
     make_runner(cfg).train()
     leave_process_group()
 

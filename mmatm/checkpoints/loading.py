@@ -1,5 +1,7 @@
 """Safe checkpoint loading in mmengine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dist import barrier, get_rank
@@ -38,6 +40,18 @@ def install_reader() -> None:
     it; ``import mmatm`` does not.
     """
     CheckpointLoader.register_scheme(prefixes=_EVERYWHERE, force=True)(load_from_any)
+
+
+@contextmanager
+def reading_safely() -> Iterator[None]:
+    """Let mmengine read checkpoints as after :func:`install_reader`, inside the block only."""
+    schemes = CheckpointLoader._schemes
+    CheckpointLoader._schemes = dict(schemes)
+    try:
+        install_reader()
+        yield
+    finally:
+        CheckpointLoader._schemes = schemes
 
 
 def load_pretrained(

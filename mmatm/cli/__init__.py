@@ -16,6 +16,7 @@ _MODULES = {
     'env': 'mmatm.env',
     'mim': 'mmatm.cli.mim',
     'operators': 'mmatm.cli.operators',
+    'weights': 'mmatm.cli.weights',
 }
 # Scripts whose command has another name.
 _NAMES = {'new-config': 'new'}

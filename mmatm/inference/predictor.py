@@ -1,0 +1,296 @@
+"""Predictions of a trained detector, segmentor or classifier."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from mmengine.runner import autocast
+from mmengine.structures import PixelData
+
+from ..checkpoints.fitting import compare
+from ..checkpoints.loading import EMA_PREFIX, load_from_any, reading_safely
+from ..checkpoints.names import CheckpointError
+from ..packaged import find_config
+from ..utils.messages import log, shorten
+from .inputs import Image, Images
+from .prediction import Prediction, decode
+from .tiles import grid, merge_logits, merge_objects
+
+SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+_MASK_PIXELS = 1 << 28  # of the masks that are drawn at once
+
+
+class Predictor:
+    """Predict with mm's inferencers, as ``tools/test.py`` does, for anything that holds images.
+
+    Args:
+        config: a config, its file, or the name of a packaged config.
+        checkpoint: file or URL; ``ema:FILE`` for the EMA weights in it. It is read safely.
+        device: e.g. ``cpu`` or ``cuda:0``; by default the GPU if there is one.
+
+    Attributes:
+        task: ``detection``, ``segmentation`` or ``classification``.
+        classes: names of the classes.
+        skipped: names of images that the last call could not read, and the reasons.
+
+    Raises:
+        FileNotFoundError: the config or the checkpoint does not exist.
+        CheckpointError: the checkpoint cannot be read safely, or lacks parameters of the model.
+        ValueError: the config is not one of mmdet, mmseg or mmpretrain, or has no test pipeline.
+
+    Example:
+        >>> predictor = mmatm.Predictor('mask_rcnn_atmnet_t', 'detector.pth')  # doctest: +SKIP
+        >>> for prediction in predictor('film.mp4', stream=True):  # doctest: +SKIP
+        ...     print(prediction.name, prediction.arrays['boxes'].shape)
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike,
+        device: str | None = None,
+    ):
+        if not isinstance(config, Config):
+            config = Config.fromfile(find_config(os.fspath(config)))
+        checkpoint = os.fspath(checkpoint)
+        scope = config.get('default_scope')
+        if scope not in SCOPES:
+            raise ValueError(f'default_scope must be one of {", ".join(SCOPES)}, but is {scope!r}')
+        settings: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
+        if not settings.get('pipeline'):
+            raise ValueError('the config has no test_dataloader.dataset.pipeline to predict with')
+        self.task = SCOPES[scope]
+        init_default_scope(scope)
+        dataset = DATASETS.build({**settings, 'pipeline': [], 'lazy_init': True})
+        self.metainfo: dict[str, Any] = dict(dataset.metainfo)
+        self.classes = tuple(self.metainfo['classes'])
+        self.first_label = int(bool(getattr(dataset, 'reduce_zero_label', False)))
+        self.batch_size: int = config.test_dataloader.get('batch_size', 1)
+        self.fp16 = bool((config.get('test_cfg') or {}).get('fp16'))
+        self._load = _loader(settings.pipeline)
+        with reading_safely(), warnings.catch_warnings():
+            # They are set below, to those of the config as in tools/test.py.
+            warnings.filterwarnings('ignore', 'dataset_meta or class names are not saved')
+            self.inferencer = _inferencer(scope, config, checkpoint, device)
+        self.model = self.inferencer.model
+        _check(self.model, checkpoint)
+        names = ('classes', 'palette') if scope == 'mmseg' else self.metainfo
+        self.model.dataset_meta = {name: self.metainfo.get(name) for name in names}
+        if scope == 'mmdet':
+            self.model.dataset_meta.setdefault('palette', 'random')
+            self.inferencer.visualizer.dataset_meta = self.model.dataset_meta
+        self.skipped: dict[str, str] = {}
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        stream: bool = False,
+        batch_size: int | None = None,
+        tile: int | None = None,
+        overlap: float = 0.25,
+        recursive: bool = False,
+    ) -> list[Prediction] | Iterator[Prediction]:
+        """Predict for images, in their order.
+
+        An image that cannot be read is left out: it is logged and added to :attr:`skipped`.
+
+        Args:
+            inputs: see :class:`.Images`.
+            stream: return an iterator, which holds one batch at a time, instead of a list.
+            batch_size: images per call of the model; by default that of the config's test loader,
+                so that images are padded as in ``tools/test.py``.
+            tile: side of the tiles into which larger images are cut, in pixels; by default images
+                stay whole.
+            overlap: least share of a tile that its neighbour covers, in [0, 1).
+            recursive: whether to look into the folders of a folder.
+
+        Raises:
+            FileNotFoundError: a path does not exist.
+            ValueError: a folder holds no image, or an argument is not allowed.
+        """
+        images = self.open(inputs, recursive=recursive)
+        predictions = self.predict(images, batch_size=batch_size, tile=tile, overlap=overlap)
+        return predictions if stream else list(predictions)
+
+    def open(self, inputs: Any, recursive: bool = False) -> Images:
+        """Return the images of ``inputs``, which are read as by the test pipeline."""
+        return Images(inputs, self._load, recursive)
+
+    def predict(
+        self,
+        images: Images,
+        batch_size: int | None = None,
+        tile: int | None = None,
+        overlap: float = 0.25,
+    ) -> Iterator[Prediction]:
+        """Predict for what :meth:`open` returned; see :meth:`__call__`."""
+        size = self.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise ValueError(f'batch_size must be at least 1, but is {size}')
+        if tile is not None and tile < 32:
+            raise ValueError(f'tile must be at least 32 pixels, but is {tile}')
+        if not 0 <= overlap < 1:
+            raise ValueError(f'overlap must be in [0, 1), but is {overlap}')
+        if tile is not None and self.task == 'classification':
+            raise ValueError(
+                'tile is for detectors and segmentors: a classifier needs whole images'
+            )
+        self.skipped = {}
+        return self._predict(images, size, tile, overlap)
+
+    def _predict(
+        self, images: Images, size: int, tile: int | None, overlap: float
+    ) -> Iterator[Prediction]:
+        readable = self._readable(images)
+        while batch := list(islice(readable, size)):
+            whole = [i for i in batch if tile is None or max(i.pixels.shape[:2]) <= tile]
+            samples = self._forward([image.pixels for image in whole]) if whole else []
+            found = dict(zip(map(id, whole), map(self._compact, samples), strict=True))
+            del samples
+            for image in batch:
+                sample = found.pop(id(image), None)
+                if sample is None:
+                    assert tile is not None
+                    sample = self._tiled(image.pixels, size, tile, overlap)
+                yield Prediction(
+                    image.name, image.pixels, sample, self.classes, image.fps, self._draw
+                )
+
+    def _readable(self, images: Images) -> Iterator[Image]:
+        for image in images:
+            if image.pixels is None:
+                self.skipped[image.name] = image.problem
+                log(f'skipped, it cannot be read: {image.problem}')
+            else:
+                yield image
+
+    def _forward(self, arrays: list[np.ndarray]) -> list[Any]:
+        """The data samples of one batch."""
+        (batch,) = self.inferencer.preprocess(arrays, batch_size=len(arrays))
+        with autocast(enabled=self.fp16):
+            # mmdet's inferencer passes on the images too.
+            return self.inferencer.forward(batch[1] if self.task == 'detection' else batch)
+
+    def _compact(self, sample: Any) -> Any:
+        """Move a data sample to the CPU, encode its masks, and drop logits."""
+        if 'seg_logits' in sample:
+            del sample.seg_logits
+        sample = sample.detach().cpu()
+        masks = sample.pred_instances.get('masks') if 'pred_instances' in sample else None
+        if masks is not None:
+            from mmdet.structures.mask import encode_mask_results
+
+            sample.pred_instances.masks = encode_mask_results(masks.numpy())
+        return sample
+
+    def _tiled(self, pixels: np.ndarray, size: int, tile: int, overlap: float) -> Any:
+        """The data sample of an image, from its tiles."""
+        places = grid(pixels.shape, tile, overlap)
+
+        def samples() -> Iterator[Any]:
+            for start in range(0, len(places), size):
+                part = places[start : start + size]
+                yield from self._forward([pixels[y : y + tile, x : x + tile] for y, x in part])
+
+        if self.task == 'detection':
+            found = list(map(self._compact, samples()))
+            return merge_objects(found, places, pixels.shape, tile, self._nms())
+        from mmseg.structures import SegDataSample
+
+        threshold = getattr(self.model.decode_head, 'threshold', None) or 0.5
+        logits = (sample.seg_logits.data.cpu() for sample in samples())
+        labels = merge_logits(logits, places, pixels.shape, threshold)
+        return SegDataSample(pred_sem_seg=PixelData(data=labels))
+
+    def _nms(self) -> dict:
+        """The settings of the detector's own NMS."""
+        cfg = self.model.test_cfg or {}
+        cfg = cfg.get('rcnn') or cfg
+        return dict(cfg.get('nms') or dict(type='nms', iou_threshold=0.5))
+
+    def _draw(self, prediction: Prediction, score_thr: float) -> np.ndarray:
+        """Draw a prediction, ``[H, W, 3]`` BGR."""
+        image = np.ascontiguousarray(prediction.image[..., ::-1])
+        sample = prediction.sample
+        if self.task == 'classification':
+            from mmpretrain.visualization import UniversalVisualizer
+
+            visualizer = self.inferencer.visualizer or UniversalVisualizer()
+            self.inferencer.visualizer = visualizer
+            visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
+            image = visualizer.get_image()
+        elif self.task == 'segmentation':
+            (image,) = self.inferencer.visualize([image], [sample], return_vis=True)
+        else:
+            found = sample.pred_instances
+            found = found[found.scores > score_thr]
+            # The masks of a large image may not fit into memory, so draw a few objects at a time.
+            step = max(_MASK_PIXELS // image[..., 0].size, 1) if 'masks' in found else len(found)
+            for start in range(0, len(found), step or 1):
+                part = found[start : start + step]
+                if 'masks' in part:
+                    masks = torch.from_numpy(decode(part.masks, prediction.image.shape))
+                    part.pop('masks')
+                    part.masks = masks
+                shown = sample.new(metainfo=sample.metainfo)
+                shown.pred_instances = part
+                (image,) = self.inferencer.visualize(
+                    [image], [shown], return_vis=True, pred_score_thr=score_thr
+                )
+        return np.ascontiguousarray(image[..., ::-1])
+
+
+def _loader(pipeline: list[dict]) -> Any:
+    """Return a function that reads an image file as the pipeline does."""
+
+    def kind(settings: dict) -> str:
+        name = settings['type']  # or a class
+        return getattr(name, '__name__', name).split('.')[-1]
+
+    settings = next((t for t in pipeline if kind(t) == 'LoadImageFromFile'), None)
+    if settings is None:
+        raise ValueError('the test pipeline has no LoadImageFromFile')
+    settings = {**settings, 'to_float32': False}
+    transform = TRANSFORMS.build(settings)
+
+    def load(path: str) -> np.ndarray:
+        return transform(dict(img_path=path))['img']
+
+    return load
+
+
+def _inferencer(scope: str, config: Config, checkpoint: str, device: str | None) -> Any:
+    if scope == 'mmdet':
+        from mmdet.apis import DetInferencer
+
+        return DetInferencer(config, checkpoint, device, show_progress=False)
+    if scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer
+
+        return MMSegInferencer(config, checkpoint, device=device)
+    from mmengine.device import get_device
+    from mmpretrain import ImageClassificationInferencer
+
+    return ImageClassificationInferencer(config, checkpoint, device or get_device())
+
+
+def _check(model: torch.nn.Module, checkpoint: str) -> None:
+    """Raise an error if the checkpoint left parameters random; mm only logs that."""
+    file = checkpoint.removeprefix(EMA_PREFIX)
+    content = load_from_any(file, 'cpu', ema=file != checkpoint)
+    missing, wrong = compare(content.get('state_dict', content), model)
+    # Predicting does not need the auxiliary heads of a segmentor.
+    missing = [name for name in missing if not name.startswith('auxiliary_head')]
+    if missing or wrong:
+        raise CheckpointError(
+            f'checkpoint {file} does not fit the config: of {len(list(model.parameters()))} '
+            f'parameters of the model it lacks {shorten(missing) or "none"}'
+            + (f'; of another shape are {shorten(wrong)}' if wrong else '')
+        )

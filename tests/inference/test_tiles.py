@@ -1,0 +1,75 @@
+"""Merging the predictions for tiles."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch.nn import functional
+
+pytest.importorskip('mmdet')
+from mmatm.inference.tiles import grid, merge_logits, merge_objects, positions
+
+
+@pytest.mark.parametrize('length', [1, 63, 64, 65, 100, 128, 500])
+@pytest.mark.parametrize('overlap', [0, 0.25, 0.9])
+def test_tiles_cover_the_image(length, overlap):
+    starts = positions(length, 64, overlap)
+    assert starts[0] == 0
+    assert starts[-1] == max(length - 64, 0)
+    assert len(set(starts)) == len(starts)
+    steps = [b - a for a, b in pairwise(starts)]
+    assert all(0 < step <= max(64 * (1 - overlap), 1) for step in steps)
+
+
+def test_logits_are_averaged_where_tiles_overlap():
+    torch.manual_seed(0)
+    shape, size = (50, 70), 32
+    places = grid(shape, size, 0.3)
+    tiles = torch.randn(len(places), 4, size, size)
+    total, count = torch.zeros(4, *shape), torch.zeros(shape)
+    for tile, (y, x) in zip(tiles, places, strict=True):
+        padding = (x, shape[1] - x - size, y, shape[0] - y - size)
+        total += functional.pad(tile, padding)
+        count += functional.pad(torch.ones(size, size), padding)
+    expected = (total / count).argmax(0)
+    assert torch.equal(merge_logits(tiles, places, shape, 0.5)[0], expected)
+    only = merge_logits(tiles[:, :1].sigmoid(), places, shape, 0.5)[0]
+    assert set(only.unique().tolist()) == {0, 1}
+
+
+def sample(*objects):
+    """A prediction of boxes, each with a score and a label."""
+    from mmdet.structures import DetDataSample
+
+    boxes, scores, labels = zip(*objects, strict=True) if objects else ([], [], [])
+    found = InstanceData(
+        bboxes=torch.tensor(boxes).float().view(-1, 4),
+        scores=torch.tensor(scores).float(),
+        labels=torch.tensor(labels).long(),
+    )
+    return DetDataSample(pred_instances=found)
+
+
+def test_objects_at_the_edges_of_tiles():
+    places = [(0, 0), (0, 50)]  # tiles of 100 pixels in an image of 150
+    left = sample(
+        ((10, 10, 40, 40), 0.9, 0),
+        ((60, 10, 90, 40), 0.8, 0),  # both tiles show it
+        ((70, 50, 100, 90), 0.95, 1),  # cut: the right tile shows it whole
+        ((70, 50, 100, 90), 0.6, 2),  # cut too, but nothing of its class covers it
+    )
+    right = sample(((11, 10, 40, 40), 0.7, 0), ((20, 50, 98, 90), 0.5, 1))
+    nms = dict(type='nms', iou_threshold=0.5)
+    merged = merge_objects([left, right], places, (100, 150), 100, nms).pred_instances
+    found = sorted((*box, label) for box, label in zip(
+        merged.bboxes.int().tolist(), merged.labels.tolist(), strict=True
+    ) for box in [tuple(box)])  # fmt: skip
+    assert found == [
+        (10, 10, 40, 40, 0),
+        (60, 10, 90, 40, 0),
+        (70, 50, 100, 90, 2),
+        (70, 50, 148, 90, 1),
+    ]
+    empty = merge_objects([sample(), sample()], places, (100, 150), 100, nms)
+    assert len(empty.pred_instances) == 0

@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Detect, segment or classify in images and videos: python tools/predict.py INPUT CONFIG CHECKPOINT
+
+INPUT is an image, a video, a folder of both, or an http(s):// or file:// URL of one file. Images
+that cannot be read are named and skipped; the exit status is then 1. docs/predicting.md tells what
+OUT_DIR holds afterwards.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mmatm.checkpoints import CheckpointError
+from mmatm.cli.arguments import add_config_options, add_trust_flag, read_config
+from mmatm.data import DataError
+from mmatm.inference import Predictor, Writer
+from mmatm.inference.writing import FOLDERS, check_folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('input', help='image, video, folder or URL')
+    parser.add_argument('config', help='config file, or the name of a packaged config')
+    parser.add_argument('checkpoint', help='checkpoint file; ema:FILE for the EMA weights in it')
+    parser.add_argument('--out-dir', type=Path, default=Path('outputs'))
+    parser.add_argument('--recursive', action='store_true', help='look into folders of the folder')
+    parser.add_argument(
+        '--batch-size', type=int, help="images per call (default: that of the config's test loader)"
+    )
+    parser.add_argument(
+        '--tile', type=int, help='cut larger images into tiles of this side, in pixels'
+    )
+    parser.add_argument(
+        '--overlap', type=float, default=0.25, help='share of a tile that its neighbour covers'
+    )
+    parser.add_argument(
+        '--annotations', help='COCO annotation file that tells the ids of images and categories'
+    )
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
+    parser.add_argument('--no-vis', action='store_true', help='draw nothing')
+    parser.add_argument('--arrays', action='store_true', help='also write one .npz file per image')
+    parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: the GPU if there is one)')
+    parser.add_argument('--force', action='store_true', help='overwrite earlier predictions')
+    add_config_options(parser)
+    add_trust_flag(parser)
+    args = parser.parse_args()
+    try:
+        skipped = predict(args)
+    except (OSError, ValueError, CheckpointError, DataError) as error:
+        sys.exit(str(error))
+    for problem in skipped:
+        print(f'cannot be read, skipped: {problem}', file=sys.stderr)
+    if skipped:
+        sys.exit(1)
+
+
+def predict(args: argparse.Namespace) -> list[str]:
+    """Predict for every image, write the results, and return why images were skipped."""
+    check_folder(args.out_dir, args.force)
+    source = Path(args.input).resolve()
+    if source in [(args.out_dir / name).resolve() for name in FOLDERS]:
+        raise ValueError(f'{args.input} holds results, which would be overwritten')
+    if args.device is not None:
+        check_device(args.device)
+    predictor = Predictor(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
+    images = predictor.open(args.input, args.recursive)
+    predictions = predictor.predict(images, args.batch_size, args.tile, args.overlap)
+    writer = Writer(
+        args.out_dir, predictor, args.score_thr, not args.no_vis, args.arrays, args.annotations,
+        args.force,
+    )  # fmt: skip
+    with writer, tqdm(predictions, total=images.total, unit='image', disable=None) as bar:
+        for prediction in bar:
+            writer.write(prediction)
+    print(f'{writer.count} images: {args.out_dir.resolve()}')
+    return list(predictor.skipped.values())
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError if torch has no such device."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'--device {name} cannot be used: {str(error).splitlines()[0]}') from None
+
+
+if __name__ == '__main__':
+    main()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PAGE = 'https://github.com/microsoft/TokenMixers/tree/main/Active%20Token%20Mixer'
 FOLDER = 'MMATM_WEIGHTS'  # environment variable
+AUTO = 'auto'  # --pretrained without a file
 
 
 @dataclass(frozen=True)

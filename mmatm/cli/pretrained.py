@@ -6,9 +6,8 @@ import sys
 
 from mmengine.config import Config, ConfigDict
 
-from ..checkpoints.weights import PUBLISHED, find, find_file, folder, locate
+from ..checkpoints.weights import AUTO, PUBLISHED, find, find_file, folder, locate
 
-AUTO = 'auto'  # --pretrained without a file
 _WIDTH = 88
 
 

@@ -155,7 +155,7 @@ def _commands(cfg: Config, work_dir: Path, config: Path, checkpoint: str) -> lis
         ('Make this report again', ['report', folder, '--force']),
     ]
     if cfg.default_scope != 'mmpretrain':
-        try_it = ['image-demo', 'IMAGES', *both, '--out-dir', 'found']
+        try_it = ['predict', 'IMAGES', *both, '--out-dir', 'found']
         commands.insert(0, ('Try it on your own images', try_it))
     if (cfg.model.get('backbone') or {}).get('type') == 'ATMNet':
         deploy = ['export', *both, '--out', 'model.onnx']

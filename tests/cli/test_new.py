@@ -542,6 +542,15 @@ def test_every_recipe_builds(head, device, data, make):
     assert len(levels)
 
 
+def test_published_weights_are_found_by_size(data, make, rejected, tmp_path, monkeypatch):
+    own_data.voc(data)
+    monkeypatch.setenv('MMATM_WEIGHTS', str(tmp_path / 'weights'))
+    assert str(tmp_path / 'weights' / 'atmnet_xt.pth') in rejected('--pretrained')
+    own_data.write(tmp_path / 'weights' / 'atmnet_xt.pth', '')
+    cfg, _ = make('--pretrained')
+    assert cfg.model.backbone.init_cfg.checkpoint == str(tmp_path / 'weights' / 'atmnet_xt.pth')
+
+
 def test_pretrained_weights(data, make, tmp_path):
     own_data.segnet(data, [0, 1, 255])
     weights = tmp_path / 'weights.pth'

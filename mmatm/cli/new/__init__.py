@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...checkpoints import CheckpointError
+from ...checkpoints.weights import AUTO, find_file
 from ...data.formats import FORMATS, TASKS, Found, Options, read_dataset
 from ...data.problems import DataError, limited
 from ...data.splitting import Splits, choose_splits
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise DataError(f'--head {args.head}: for {found.task} the heads are {heads}')
         device = args.device or _device()
         recipe = choose_recipe(measured, device, args.head, args.arch, args.pretrained)
-    except DataError as error:
+    except (DataError, FileNotFoundError) as error:
         sys.exit(str(error))
     try:
         choices = _write(args, measured, recipe)
@@ -98,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     heads = [head for heads in HEADS.values() for head in heads]
     model.add_argument('--head', choices=heads)
     model.add_argument('--arch', choices=list(ARCHS))
-    model.add_argument('--pretrained', type=_file, metavar='FILE', help='weights of the backbone')
+    model.add_argument(
+        '--pretrained', nargs='?', const=AUTO, type=_file, metavar='FILE',
+        help='weights of the backbone; without FILE, the published ones ("mmatm weights")',
+    )  # fmt: skip
     model.add_argument('--device', choices=['cpu', 'cuda'], help='(default: a GPU if there is one)')
     model.add_argument(
         '--minutes', type=_minutes, help='of training (default: 10 to 16, by task, on a CPU)'
@@ -138,9 +142,14 @@ def _number(text: str, below: float) -> float:
 
 
 def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f'{text} is not a file')
-    return str(Path(text).absolute())
+    if text == AUTO:
+        return text
+    try:
+        name = find_file(text)
+    except FileNotFoundError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.is_file() else name
 
 
 def _device() -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...checkpoints.weights import AUTO, find
 from .measuring import Measured
 
 # Heads per task; the first is the default, on a GPU the last.
@@ -73,13 +74,19 @@ def choose_recipe(
     arch: str | None = None,
     pretrained: str | None = None,
 ) -> Recipe:
-    """Choose a recipe; ``head`` and ``arch`` override the choice."""
+    """Choose a recipe; ``head`` and ``arch`` override the choice.
+
+    Raises:
+        FileNotFoundError: ``pretrained`` is :data:`.AUTO`, but the published weights are not there.
+    """
     task = measured.found.task
     cpu = device == 'cpu'
     heads = HEADS[task]
     segmentor = task == 'segmentation'
     chosen = head or heads[-1 if segmentor and not cpu else 0]
     arch_chosen = arch or ('xt' if cpu else 't')
+    if pretrained == AUTO:
+        pretrained = str(find(arch_chosen))
     choices = [('device', 'a CPU' if cpu else 'a GPU')]
     why = 'as --head says' if head else f'the usual one on {choices[0][1]} for {task}'
     choices.append(('model', f'{TITLES[chosen]} on ATMNet-{arch_chosen}, {why}'))

@@ -6,14 +6,22 @@
 # newest checkpoint. RDZV_ENDPOINT=HOST:PORT replaces NODE_RANK and MASTER_ADDR.
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2,6s/^# //p' "$0" >&2; exit 2; fi
-if [ -n "${RDZV_ENDPOINT:-}" ]; then
-    nodes=(--rdzv_backend=c10d --rdzv_endpoint="$RDZV_ENDPOINT" --rdzv_id="${RDZV_ID:-mmatm}")
+endpoint="${RDZV_ENDPOINT:-}"
+go_on=()
+if [ "${MAX_RESTARTS:-0}" != 0 ]; then
+    go_on=(--continue)
+    # Each start needs a store of its own: in a shared one, torchrun leaves the addresses of the
+    # processes that were lost.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    endpoint="${endpoint:-${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}}"
+fi
+if [ -n "$endpoint" ]; then
+    nodes=(--rdzv_backend=c10d --rdzv_endpoint="$endpoint" --rdzv_id="${RDZV_ID:-mmatm}")
+    if [ "${NNODES:-1}" = 1 ]; then nodes+=(--local_addr=127.0.0.1); fi
 else
     nodes=(--node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}"
         --master_port="${PORT:-29500}")
 fi
-go_on=()
-if [ "${MAX_RESTARTS:-0}" != 0 ]; then go_on=(--continue); fi
 exec "${PYTHON:-python}" -m torch.distributed.run "${nodes[@]}" \
     --nnodes="${NNODES:-1}" --nproc_per_node="$2" --max_restarts="${MAX_RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$1" --launcher pytorch ${go_on[@]+"${go_on[@]}"} "${@:3}"

@@ -113,7 +113,7 @@ compare: setup ## train two demos with five backbones each, up to 90 minutes, an
 	$(BIN)/mmatm compare
 
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
-	$(BIN)/mmatm benchmark --out work_dirs/benchmark
+	$(BIN)/mmatm benchmark --device cpu --out work_dirs/benchmark
 
 gpu: setup ## check every kernel and head on a GPU, and measure it; less than 8 minutes
 	$(BIN)/mmatm gpu-check --force

@@ -1,438 +1,205 @@
 #!/usr/bin/env python
-"""Time ATMNet beside the published formulation and other backbones, interleaved in one process.
+"""Measure speed and memory of any configs, side by side: python tools/benchmark.py CONFIG ...
 
-python tools/benchmark.py                    the table of targets (CPU: 2 cores, float32)
-python tools/benchmark.py backbone train     only these comparisons
-docs/benchmarks.md explains the comparisons and the options and keeps the results.
+python tools/benchmark.py CONFIG [CHECKPOINT] [CONFIG [CHECKPOINT] ...]
+    configs of mmdet, mmseg and mmpretrain: packaged ones by name, other packages' as mmdet::FILE,
+    or files. Inference, training step, peak memory, parameters, FLOPs and data loading.
+python tools/benchmark.py [COMPARISON ...]
+    ATMNet beside the published formulation and other backbones; all of them by default.
+docs/benchmarks.md explains both.
 """
 
 import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor, nn
 
-from mmatm.measuring.timing import PEERS, Comparison, Target, measure
-from mmatm.models import ARCHS, ActiveTokenMixer, ATMNet
-from mmatm.models.published import use_published_formulation
-from mmatm.ops import active_sample, available_backends
+from mmatm.measuring.comparisons import NAMES, Suite, draw, report
+from mmatm.measuring.timing import measure
+from mmatm.ops import available_backends
+from mmatm.utils.files import write_atomically
 
-STRIDES = (4, 8, 16, 32)
-CONFIGS = Path(__file__).parents[1] / 'configs'
-
-
-class Suite:
-    """Builds the comparisons; every method is one, named as on the command line."""
-
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.device, self.dtype = args.device, getattr(torch, args.dtype)
-
-    def autocast(self, dtype: torch.dtype | None = None):
-        dtype = dtype or self.dtype
-        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device, dtype)
-
-    def forward(self, model: nn.Module, image: Tensor, dtype: torch.dtype | None = None):
-        def call() -> None:
-            with torch.inference_mode(), self.autocast(dtype):
-                model(image)
-
-        return call
-
-    def training_step(self, model: nn.Module, *inputs: Tensor):
-        def call() -> None:
-            with self.autocast():
-                out = model(*inputs)
-                outputs = [out] if isinstance(out, Tensor) else out
-                loss = sum(o.float().mean() for o in outputs)
-            loss.backward()
-            for parameter in model.parameters():
-                parameter.grad = None
-
-        return call
-
-    def backbones(
-        self, height: int, width: int, peers: bool = True, train: bool = False
-    ) -> dict[str, nn.Module]:
-        """ATMNet-T, the published formulation with the same weights, and the peers."""
-        models = {'mmatm': ATMNet('t'), 'published': use_published_formulation(ATMNet('t'))}
-        models['published'].load_state_dict(models['mmatm'].state_dict())
-        if self.device == 'cuda' and self.args.compile:
-            models['mmatm, compiled'] = torch.compile(models['mmatm'])
-        for name, timm_name in PEERS.items() if peers else ():
-            size = {}
-            if name == 'swin-t':
-                size = dict(img_size=(height, width), strict_img_size=False)
-            models[name] = timm.create_model(timm_name, features_only=True, **size)
-        return {name: model.to(self.device).train(train) for name, model in models.items()}
-
-    def sampling(self) -> list[Comparison]:
-        """The operator alone at the stages of an 800x1344 image, against copying its output."""
-        comparisons = []
-        for stage, (x, offset, _) in enumerate(self.layer_inputs()):
-            out = active_sample(x, offset)
-            cases = {}
-            for backend in available_backends(x.device):
-                label = 'mmatm' if not cases else backend
-                cases[label] = partial(active_sample, x, offset, backend=backend)
-            cases['copy'] = partial(torch.empty_like(out).copy_, out)
-            comparisons.append(Comparison(f'sampling, stage {stage}', cases))
-
-        def all_stages(name: str) -> None:
-            for comparison in comparisons:
-                comparison.cases[name]()  # drops its output before the next, as a model does
-
-        total = {name: partial(all_stages, name) for name in comparisons[0].cases}
-        target = Target('copy', 4.0, at_least=False)
-        return [*comparisons, Comparison('sampling, four stages', total, [target])]
-
-    def layer_inputs(self) -> list[tuple[Tensor, Tensor, ActiveTokenMixer]]:
-        arch = ARCHS['t']
-        inputs = []
-        for stride, dim, share in zip(STRIDES, arch['widths'], arch['shares'], strict=True):
-            size = (self.args.batch, 800 // stride, 1344 // stride)
-            x = torch.randn(*size, dim, device=self.device)
-            offset = 2 * torch.randn(*size, 2 * dim // share, device=self.device)
-            mixer = ActiveTokenMixer(dim).to(self.device)
-            if self.dtype != torch.float32:
-                x, offset = x.to(self.dtype), offset.to(self.dtype)
-            inputs.append((x, offset, mixer))
-        return inputs
-
-    def layer(self) -> list[Comparison]:
-        """The token mixer from sampling to projection at the same four shapes, summed."""
-        layers = nn.ModuleList(mixer for *_, mixer in self.layer_inputs())
-        published = nn.ModuleList(ActiveTokenMixer(m.dim) for m in layers).to(self.device)
-        published.load_state_dict(layers.state_dict())
-        use_published_formulation(published)
-        inputs = [(x.requires_grad_(), o.requires_grad_()) for x, o, _ in self.layer_inputs()]
-
-        def forward(mixers: nn.ModuleList) -> Callable[[], None]:
-            def call() -> None:
-                with torch.no_grad(), self.autocast():
-                    for mixer, (x, offset) in zip(mixers, inputs, strict=True):
-                        mixer(x, offset)
-
-            return call
-
-        def backward(mixers: nn.ModuleList) -> Callable[[], None]:
-            def call() -> None:
-                for mixer, (x, offset) in zip(mixers, inputs, strict=True):
-                    with self.autocast():
-                        out = mixer(x, offset)
-                    torch.autograd.grad(out, (x, offset, *mixer.parameters()), out.detach())
-
-            return call
-
-        both = {'mmatm': layers, 'published': published}
-        return [
-            Comparison(
-                'ATM layer, forward, four stages of 800x1344',
-                {name: forward(mixers) for name, mixers in both.items()},
-                [Target('published', 7.0)],
-            ),
-            Comparison(
-                'ATM layer, forward + backward, the same',
-                {name: backward(mixers) for name, mixers in both.items()},
-                [Target('published', 8.0 if self.device == 'cpu' else 4.0)],
-                memory=True,
-            ),
-        ]
-
-    def backbone(self) -> list[Comparison]:
-        """Inference of ATMNet-T and its peers."""
-        comparisons = []
-        for height, width, batch in ((800, 1344, self.args.batch), (224, 224, 1), (224, 224, 16)):
-            image = torch.randn(batch, 3, height, width, device=self.device)
-            large = height == 800
-            models = self.backbones(height, width)
-            limit = 0.9 if large else 1.0
-            targets = [Target('convnext-t', limit, at_least=False)]
-            if large:
-                targets += [Target('swin-t', limit, at_least=False), Target('published', 2.2)]
-            comparisons.append(
-                Comparison(
-                    f'ATMNet-T forward, {height}x{width}, batch {batch}',
-                    {name: self.forward(model, image) for name, model in models.items()},
-                    targets,
-                    images=batch,
-                    memory=large,
-                )
-            )
-        return comparisons
-
-    def train(self) -> list[Comparison]:
-        """Forward and backward of ATMNet-T and its peers."""
-        large = self.device == 'cuda'
-        height, width = (800, 1344) if large else (512, 512)
-        batch = self.args.batch if large else 2 * self.args.batch
-        image = torch.randn(batch, 3, height, width, device=self.device)
-        models = self.backbones(height, width, train=True)
-        return [
-            Comparison(
-                f'ATMNet-T training step, {height}x{width}, batch {batch}',
-                {name: self.training_step(model, image) for name, model in models.items()},
-                [
-                    Target('published', 3.2),
-                    Target('convnext-t', 0.95, at_least=False),
-                    Target('published', 0.6, at_least=False, figure='mebibytes'),
-                    Target('convnext-t', 1.0, at_least=False, figure='mebibytes'),
-                ],
-                images=batch,
-                memory=True,
-            )
-        ]
-
-    def linearity(self) -> list[Comparison]:
-        """Whether the time of ATMNet-T grows with the number of pixels, 256² to 1600²."""
-        model = ATMNet('t').to(self.device).eval()
-        calls = {
-            size: self.forward(model, torch.randn(1, 3, size, size, device=self.device))
-            for size in (256, 512, 1024, 1600)
-        }
-        return [Comparison('time, ATMNet-T forward', {f'{s}x{s}': c for s, c in calls.items()})]
-
-    def bfloat16(self) -> list[Comparison]:
-        """ATMNet-T under bfloat16 autocast against float32."""
-        model = ATMNet('t').to(self.device).eval()
-        image = torch.randn(1, 3, 800, 1344, device=self.device)
-        cases = {
-            'mmatm': self.forward(model, image, torch.bfloat16),
-            'float32': self.forward(model, image, torch.float32),
-        }
-        # Where the processor lacks bfloat16 it is emulated, and there is nothing to reach.
-        native = self.device == 'cuda' or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        targets = [Target('float32', 1.5)] if native else []
-        return [Comparison('ATMNet-T forward, bfloat16 autocast', cases, targets)]
-
-    def detector(self) -> list[Comparison]:
-        """Mask R-CNN, images per second of inference at 800x1344 with 100 boxes kept."""
-        from mmdet.structures import DetDataSample
-
-        config = 'detection/mask_rcnn_atmnet_t.py'
-        return [self._inference('Mask R-CNN', config, DetDataSample, 800, 1344)]
-
-    def segmentor(self) -> list[Comparison]:
-        """UperNet and Semantic FPN, images per second of inference at 512x512."""
-        from mmseg.structures import SegDataSample
-
-        heads = {'UperNet': 'upernet_atmnet_t.py', 'Semantic FPN': 'fpn_atmnet_t.py'}
-        return [
-            self._inference(name, f'segmentation/{config}', SegDataSample, 512, 512)
-            for name, config in heads.items()
-        ]
-
-    def onnx(self) -> list[Comparison]:
-        """The formulations of sampling in onnxruntime, and whole backbones there."""
-        if self.device != 'cpu' or any(find_spec(n) is None for n in ('onnx', 'onnxruntime')):
-            print("onnx: left out, it needs --device cpu and pip install 'mmatm[export]'")
-            return []
-        from mmatm.export.graph import trace
-        from mmatm.export.plain import plain_layers
-        from mmatm.export.sampling import FORMULATIONS
-        from mmatm.export.verify import Session
-
-        class Sampling(nn.Module):
-            def __init__(self, sample: Callable[[Tensor, Tensor], Tensor]):
-                super().__init__()
-                self.forward = sample
-
-        def run(model: nn.Module, *inputs: Tensor) -> Callable[[], None]:
-            names = ['image', 'offset'][: len(inputs)]
-            axes = {name: {0: 'batch', 1: 'height', 2: 'width'} for name in names}
-            if len(inputs) == 1:
-                axes['image'] = {0: 'batch', 2: 'height', 3: 'width'}
-            axes = {} if isinstance(model, timm.models.FeatureListNet) else axes
-            outputs = ['out'] if len(inputs) == 2 else [f'level{i}' for i in range(4)]
-            proto = trace(model.eval(), inputs, names, outputs, axes)
-            session = Session(proto.SerializeToString(), torch.get_num_threads()).session
-            values = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
-            return lambda: session.run(None, values)
-
-        x, offset, _ = self.layer_inputs()[0]
-        sampling = {name: run(Sampling(f), x, offset) for name, f in FORMULATIONS.items()}
-        for name, f in FORMULATIONS.items():
-            error = (f(x, offset) - active_sample(x, offset)).abs().max()
-            print(f'onnx: {name} differs from active_sample by at most {error:.1e}')
-        image = torch.randn(self.args.batch, 3, 512, 512)
-        models = self.backbones(512, 512)
-        models.pop('published')
-        eager = self.forward(models['mmatm'], image)
-        with plain_layers(models['mmatm'], 512, 512):
-            cases = {'mmatm': run(models['mmatm'], image), 'eager': eager}
-        cases |= {n: run(models[n], image) for n in ('convnext-t', 'swin-t')}
-        targets = [Target('convnext-t', 1.0, False), Target('eager', 1.3, False)]
-        return [
-            Comparison('sampling in onnxruntime, stage 0 of 800x1344', sampling),
-            Comparison('ATMNet-T in onnxruntime, 512x512', cases, targets, self.args.batch),
-        ]
-
-    def _inference(
-        self, name: str, config: str, sample: type, height: int, width: int
-    ) -> Comparison:
-        """The model of a config in both formulations, and on a ResNet-50."""
-        from mmengine.config import Config
-        from mmengine.model import revert_sync_batchnorm
-        from mmengine.registry import MODELS, init_default_scope
-
-        cfg = Config.fromfile(CONFIGS / config)
-        init_default_scope(cfg.default_scope)
-        models = {'mmatm': MODELS.build(cfg.model), 'published': MODELS.build(cfg.model)}
-        models['published'].load_state_dict(models['mmatm'].state_dict())
-        use_published_formulation(models['published'])
-        for owner in ('neck', 'decode_head', 'auxiliary_head'):
-            if owner in cfg.model and cfg.model[owner].in_channels == [64, 128, 320, 512]:
-                cfg.model[owner].in_channels = [256, 512, 1024, 2048]
-            elif owner == 'auxiliary_head' and owner in cfg.model:
-                cfg.model[owner].in_channels = 1024
-        cfg.model.backbone = dict(type='ResNet', depth=50)
-        models['resnet-50'] = MODELS.build(cfg.model)
-        models = {n: revert_sync_batchnorm(m).to(self.device).eval() for n, m in models.items()}
-
-        batch = self.args.batch
-        image = torch.zeros(3, height, width, dtype=torch.uint8)
-        meta = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
-        data = dict(inputs=[image] * batch, data_samples=[sample(metainfo=meta)] * batch)
-
-        def predict(model: nn.Module) -> Callable[[], None]:
-            def call() -> None:
-                with torch.inference_mode(), self.autocast():
-                    model.test_step(data)
-
-            return call
-
-        return Comparison(
-            f'{name} with ATMNet-T, inference, {height}x{width}, batch {batch}',
-            {name: predict(model) for name, model in models.items()},
-            images=batch,
-            memory=True,
-        )
+PARTS = ('inference', 'train', 'data')
+CHECKPOINTS = ('.pth', '.pt', '.pkl', '.ckpt', '.safetensors')
 
 
-NAMES = (
-    *('sampling', 'layer', 'backbone', 'train', 'linearity', 'bfloat16'),
-    *('detector', 'segmentor', 'onnx'),
-)
-
-
-def report(comparison: Comparison, results: dict[str, dict[str, float]]) -> list[str]:
-    """Print one comparison; the lines that say whether its targets are met."""
-    print(f'\n{comparison.name}')
-    ours = results.get('mmatm', next(iter(results.values())))
-    for name, result in results.items():
-        line = f'  {name:16} {1e3 * result["seconds"]:10.2f} ms'
-        line += f'  ({1e3 * result["least"]:.2f} to {1e3 * result["greatest"]:.2f})'
-        line += f'   {result["seconds"] / ours["seconds"]:6.2f}x'
-        if 'images_per_second' in result:
-            line += f'  {result["images_per_second"]:8.2f} images/s'
-        if 'mebibytes' in result:
-            line += f'  {result["mebibytes"]:8.0f} MiB'
-        print(line)
-    lines = []
-    for target in comparison.targets:
-        ratio = target.ratio(results)
-        if ratio is None:
-            continue
-        met = ratio >= target.bound if target.at_least else ratio <= target.bound
-        what = f'{target.other} / mmatm' if target.at_least else f'mmatm / {target.other}'
-        what += ', memory' if target.figure == 'mebibytes' else ''
-        sign = '>=' if target.at_least else '<='
-        mark = 'met' if met else 'SHORT'
-        lines.append(
-            f'{comparison.name:52} {what:28} {sign} {target.bound:4.2f}  {ratio:6.2f}  {mark}'
-        )
-    if comparison.name.startswith('time,'):
-        per_pixel = [r['seconds'] / int(n.split('x')[0]) ** 2 for n, r in results.items()]
-        spread = max(per_pixel) / min(per_pixel)
-        mark = 'met' if spread <= 1.3 else 'SHORT'
-        lines.append(
-            f'{comparison.name:52} {"per pixel, most / least":28} <= 1.30  {spread:6.2f}  {mark}'
-        )
-    return lines
-
-
-def draw(everything: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """A bar chart of times relative to mmatm, one group per comparison."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    groups = {name: r for name, r in everything.items() if 'mmatm' in r}
-    figure, axes = plt.subplots(
-        len(groups), 1, figsize=(8, 0.6 + 0.3 * sum(len(r) + 1.5 for r in groups.values())),
-        height_ratios=[len(r) + 1.5 for r in groups.values()], layout='constrained', squeeze=False,
-    )  # fmt: skip
-    for axis, (name, results) in zip(axes[:, 0], groups.items(), strict=True):
-        ratios = {n: r['seconds'] / results['mmatm']['seconds'] for n, r in results.items()}
-        colors = ['tab:blue' if n.startswith('mmatm') else 'tab:gray' for n in ratios]
-        bars = axis.barh(list(ratios), list(ratios.values()), color=colors)
-        axis.bar_label(bars, [f'{r:.2f}' for r in ratios.values()], padding=3)
-        axis.invert_yaxis()
-        axis.set_title(name, loc='left', fontsize=10)
-        axis.set_xlim(0, 1.12 * max(ratios.values()))
-        axis.axvline(1, color='black', linewidth=0.8)
-    axes[-1, 0].set_xlabel('time relative to mmatm (shorter is faster)')
-    figure.savefig(path, dpi=110)
-
-
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('comparisons', nargs='*', metavar='COMPARISON', help=', '.join(NAMES))
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--dtype', choices=['float32', 'float16', 'bfloat16'], default='float32')
-    parser.add_argument('--batch', type=int, default=1, help='images a call (default: 1)')
-    parser.add_argument('--repeats', type=int, default=7, help='timed rounds after a warm-up')
-    parser.add_argument('--threads', type=int, help="threads on the CPU (default: torch's)")
-    parser.add_argument('--compile', action='store_true', help='CUDA: also torch.compile')
-    parser.add_argument('--out', type=Path, help='folder for benchmark.json and benchmark.png')
+    add = parser.add_argument
+    add('what', nargs='*', metavar='CONFIG', help=f'or COMPARISON: {", ".join(NAMES)}')
+    default = 'cuda' if torch.cuda.is_available() else 'cpu'
+    add('--device', choices=['cpu', 'cuda'], default=default)
+    add('--dtype', choices=['float32', 'float16', 'bfloat16'], default='float32',
+        help='dtype of autocast (default: float32, no autocast)')  # fmt: skip
+    add('--batch', type=int, default=1, help='images per call (default: 1)')
+    add('--rounds', '--repeats', type=int, default=7, help='timed rounds after a warm-up')
+    add('--threads', type=int, help="threads on the CPU (default: torch's)")
+    group = parser.add_argument_group('comparisons')
+    group.add_argument('--compile', action='store_true', help='CUDA: also torch.compile')
+    group.add_argument('--out', type=Path, help='folder for benchmark.json and benchmark.png')
+    group = parser.add_argument_group('configs')
+    add = group.add_argument
+    add('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to measure (default: all)')
+    add('--shape', type=int, nargs=2, metavar=('H', 'W'),
+        help='image size (default: 800 1280 for detection, 512 512 for segmentation, 224 224 for '
+        'classification)')  # fmt: skip
+    add('--train-batch', type=int, default=2, help='images per training step (default: 2)')
+    add('--amp', action='store_true', help='bfloat16, or float16 on a GPU that lacks it')
+    add('--json', type=Path, metavar='FILE', help='write all figures')
+    add('--force', action='store_true', help='replace FILE if it exists')
+    if find_spec('mmengine'):  # without it, the comparisons of backbones still run
+        from mmatm.cli.arguments import add_config_options, add_trust_flag
+        from mmatm.cli.pretrained import add_pretrained_option
+
+        add_config_options(group)
+        add_pretrained_option(group)
+        add_trust_flag(group)
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     args = parser.parse_args()
-    unknown = set(args.comparisons) - set(NAMES)
+    comparisons = not args.what or any(word in NAMES for word in args.what)
+    unknown = [word for word in args.what if comparisons and word not in NAMES]
     if unknown:
-        parser.error(f'comparisons are {", ".join(NAMES)}, not {", ".join(sorted(unknown))}')
-    if args.batch < 1 or args.repeats < 1 or (args.threads is not None and args.threads < 1):
-        parser.error('--batch, --repeats and --threads must be at least 1')
+        parser.error(f'comparisons are {", ".join(NAMES)}, not {", ".join(unknown)}')
+    for name in ('batch', 'train_batch', 'rounds', 'threads'):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1, but is {value}')
+    if args.shape and min(args.shape) < 32:
+        parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         sys.exit('--device cuda: torch sees no CUDA device')
+    if args.amp:
+        half = args.device == 'cuda' and torch.cuda.get_device_capability() < (8, 0)
+        args.dtype = 'float16' if half else 'bfloat16'
     if args.threads:
         torch.set_num_threads(args.threads)
-
     torch.manual_seed(0)
-    machine = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor()
-    machine = machine or platform.machine()
+    if comparisons:
+        compare(args)
+    else:
+        measure_named(args)
+
+
+def describe(args: argparse.Namespace) -> dict[str, str | int]:
+    """What the figures depend on; printed as well."""
+    machine = torch.cuda.get_device_name() if args.device == 'cuda' else processor()
+    settings = dict(
+        machine=machine, device=args.device, threads=torch.get_num_threads(), dtype=args.dtype,
+        rounds=args.rounds, torch=torch.__version__, timm=timm.__version__,
+        backend=available_backends(torch.device(args.device))[0],
+    )  # fmt: skip
     print(
-        f'{machine}, {torch.get_num_threads()} threads, {args.dtype}, torch {torch.__version__}, '
-        f'timm {timm.__version__}, medians of {args.repeats}, '
-        f'backend {available_backends(torch.device(args.device))[0]}'
+        f'{machine}, {settings["threads"]} threads, {args.dtype}, torch {torch.__version__}, '
+        f'timm {timm.__version__}, medians of {args.rounds}, backend {settings["backend"]}'
     )
-    suite = Suite(args)
+    return settings
+
+
+def processor() -> str:
+    """The name of the CPU, with its family and model where /proc tells them."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().split('\n\n')[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(':') for x in lines)}
+    name = facts.get('model name', platform.machine())
+    return f'{name} (family {facts.get("cpu family", "?")}, model {facts.get("model", "?")})'
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Run comparisons by name, and say whether their targets are met."""
+    settings = describe(args)
+    suite = Suite(args.device, getattr(torch, args.dtype), args.batch, args.compile)
     everything, lines = {}, []
-    for name in args.comparisons or NAMES:
+    for name in args.what or NAMES:
         for comparison in getattr(suite, name)():
-            results = everything[comparison.name] = measure(comparison, args.repeats, args.device)
+            results = everything[comparison.name] = measure(comparison, args.rounds, args.device)
             lines += report(comparison, results)
     if lines:
         print(f'\n{"target":52} {"ratio":28} {"target":>7}  measured')
         print('\n'.join(lines))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        settings = {k: str(v) for k, v in vars(args).items()} | dict(
-            machine=machine, threads=torch.get_num_threads(), torch=torch.__version__
-        )
         content = dict(settings=settings, results=everything, targets=lines)
         (args.out / 'benchmark.json').write_text(json.dumps(content, indent=1))
         draw(everything, args.out / 'benchmark.png')
         print(f'\nwritten to {args.out}/benchmark.json and benchmark.png')
+
+
+def measure_named(args: argparse.Namespace) -> None:
+    """Measure configs, each with its checkpoint if it has one."""
+    if args.json and args.json.exists() and not args.force:
+        sys.exit(f'{args.json} exists; pass --force to replace it')
+    if args.json and not args.json.parent.is_dir():
+        sys.exit(f'{args.json.parent}, the folder for {args.json.name}, does not exist')
+    if args.device == 'cpu' and args.dtype == 'float16':
+        sys.exit('--dtype float16 needs a GPU; a CPU computes in bfloat16 under autocast')
+    if find_spec('mmengine') is None:
+        sys.exit('measuring configs needs mmengine, which is not installed')
+
+    from mmatm.measuring.configs import Options, measure_configs, table
+
+    options = Options(
+        shape=args.shape and tuple(args.shape), batch=args.batch, train_batch=args.train_batch,
+        device=args.device, dtype=getattr(torch, args.dtype), rounds=args.rounds,
+        parts=tuple(dict.fromkeys(args.parts)),
+    )  # fmt: skip
+    try:
+        subjects = make_subjects(args, options)
+        settings = describe(args)
+        results = measure_configs(subjects, options, lambda text: print(text, file=sys.stderr))
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    print('', table(results), sep='\n')
+    if args.json:
+        settings.update(batch=args.batch, train_batch=args.train_batch)
+        content = dict(settings=settings, configs=results)
+        write_atomically(args.json, json.dumps(content, indent=1).encode())
+        print(f'\nwritten to {args.json}')
+    if not any(part in result for part in PARTS for result in results.values()):
+        sys.exit('nothing was measured')
+
+
+def make_subjects(args: argparse.Namespace, options) -> list:
+    """Read the configs, and check all that can be checked before anything is measured."""
+    from mmatm.checkpoints.weights import find_file
+    from mmatm.cli.arguments import read_config
+    from mmatm.cli.pretrained import use_pretrained
+    from mmatm.measuring.configs import Subject, distinct
+    from mmatm.measuring.models import start_from_random
+
+    configs: list[str] = []
+    checkpoints: list[str | None] = []
+    for word in args.what:
+        if not (word.endswith(CHECKPOINTS) or word.startswith('ema:') or '://' in word):
+            configs.append(word)
+            checkpoints.append(None)
+        elif not configs or checkpoints[-1] is not None:
+            raise ValueError(f'checkpoint {word} must follow the config that it belongs to')
+        else:
+            checkpoints[-1] = find_file(word)
+    subjects = []
+    for name, config, checkpoint in zip(
+        distinct(configs, checkpoints), configs, checkpoints, strict=True
+    ):
+        cfg = read_config(config, args.cfg_options)
+        if 'model' not in cfg:
+            raise ValueError(f'{config} has no model')
+        start_from_random(cfg.model)
+        if args.pretrained is not None:
+            use_pretrained(cfg, args.pretrained)
+        subjects.append(Subject(name, cfg, options, checkpoint))
+    return subjects
 
 
 if __name__ == '__main__':

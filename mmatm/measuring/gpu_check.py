@@ -210,7 +210,7 @@ class Check:
                         model = build(name).to(self.device)
                         if compiled:
                             compile_networks(model, backend=self.sizes.compiler)
-                        self._steps(label, model, partial(loss, model, name))
+                        self._steps(label, model, partial(loss, model))
                     except Exception as error:  # the other heads still tell something
                         self.faults.append(f'{label}: {_short(error)}')
 

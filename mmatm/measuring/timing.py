@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -43,13 +44,13 @@ class Comparison:
     """Calls that are timed in turn."""
 
     name: str
-    cases: dict[str, Callable[[], None]]
+    cases: dict[str, Callable[[], Any]]
     targets: list[Target] = field(default_factory=list)
     images: int = 0  # per call, for images per second; 0 where that has no meaning
     memory: bool = False
 
 
-def timed(call: Callable[[], None], device: str) -> float:
+def timed(call: Callable[[], Any], device: str) -> float:
     """Seconds of one call, with the device idle before and after."""
     if device == 'cuda':
         torch.cuda.synchronize()
@@ -60,7 +61,7 @@ def timed(call: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(call: Callable[[], None], device: str) -> float:
+def peak_memory(call: Callable[[], Any], device: str) -> float:
     """MiB that one call needs above what is held before it; NaN where that cannot be measured."""
     gc.collect()
     if device == 'cuda':

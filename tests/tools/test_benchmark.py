@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark import Comparison, Target, measure, report
 
+from commands import DETECTOR, SEGMENTOR, run
+from mmatm.measuring.comparisons import report
+from mmatm.measuring.timing import Comparison, Target, measure
 from mmatm.models import ATMNet
 from mmatm.models.published import use_published_formulation
 
@@ -67,3 +69,48 @@ def test_command_line(tmp_path):
     done = subprocess.run([*command, 'nothing'], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert 'nothing' in done.stderr
+
+
+def test_configs(options, tmp_path):
+    pytest.importorskip('mmdet')
+    file = tmp_path / 'figures.json'
+    command = ['tools/benchmark.py', DETECTOR, '--rounds', 1, '--shape', 64, 64, '--json', file]
+    printed = run(*command, *options)
+    figures = json.loads(file.read_text())
+    assert figures['settings']['rounds'] == 1
+    result = figures['configs'][Path(DETECTOR).stem]
+    assert result['shape'] == [64, 64]
+    for part in ('inference', 'train', 'data'):
+        assert result[part]['images_per_second'] > 0
+    assert f'{result["parameters"] / 1e6:.1f} M' in printed
+    file.write_text('mine')
+    printed = run(*command, code=1)
+    assert printed.strip().splitlines() == [f'{file} exists; pass --force to replace it']
+    assert file.read_text() == 'mine'
+
+
+def test_configs_of_other_packages_and_missing_data(tmp_path):
+    pytest.importorskip('mmseg')
+    theirs = 'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py'
+    printed = run('tools/benchmark.py', SEGMENTOR, theirs, '--parts', 'data', '--cfg-options',
+                  f'train_dataloader.dataset.data_root={tmp_path}', code=1)  # fmt: skip
+    lines = printed.strip().splitlines()
+    assert sum(line.startswith('data loading of ') for line in lines) == 2
+    assert lines[-1] == 'nothing was measured'
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['weights.pth'], 'checkpoint weights.pth must follow'),
+        ([SEGMENTOR, 'weights.pth'], 'weights.pth does not exist'),
+        (['fpn_atmnet_x'], 'did you mean fpn_atmnet_xt'),
+        (['mmseg::sem_fpn/fpn_r51.py'], 'sem_fpn/fpn_r51.py does not exist in'),
+        (['nothing::a.py'], 'needs nothing, which is not installed'),
+    ],
+)
+def test_bad_words_are_one_sentence(words, said):
+    pytest.importorskip('mmseg')
+    printed = run('tools/benchmark.py', *words, code=1)
+    assert said in printed
+    assert len(printed.strip().splitlines()) == 1

@@ -61,8 +61,9 @@ test-openmmlab: ## run the tests on OpenMMLab's last releases, in .venv-openmmla
 coverage: setup ## run the tests and print which lines of mmatm/ they ran; below 95 % is an error
 	OMP_NUM_THREADS=1 $(PYTEST) --cov --cov-report=term --cov-fail-under=95
 
-killtest: setup ## kill a detector's and a segmentor's training 20 times each, and resume it
-	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest --numprocesses 2 -rP tests/tools/test_kill.py
+killtest: setup ## kill a detector's and a segmentor's training 20 times each, lose machines, and resume
+	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest --numprocesses 2 -rP tests/tools/test_kill.py \
+		tests/tools/test_faults.py::test_lost_process_and_machine_come_back
 
 fuzz: setup memcheck ## throw thousands of random and broken inputs at mmatm
 	OMP_NUM_THREADS=1 MMATM_FUZZ=10 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 tests/fuzz

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import all_gather_object, barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
@@ -89,13 +89,30 @@ class DurableCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend=BACKEND)
 
     def before_run(self, runner: Runner) -> None:
-        """Make ``last_checkpoint`` name a readable checkpoint before mmengine resumes from it."""
+        """Choose the checkpoint that all processes resume from, before mmengine does."""
         if self._local and runner.cfg.get('resume') and not runner.cfg.get('load_from'):
             try:
                 if is_main_process():
                     self._repair(runner)
             finally:  # if rank 0 fails, the others must not wait for it
                 barrier()
+        if self._local:
+            self._agree(runner)
+
+    def _agree(self, runner: Runner) -> None:
+        """Resume in all processes what rank 0 finds: elsewhere, a shared disk may lag behind."""
+        last = Path(runner.work_dir, LAST)
+        found = ''
+        if runner._resume and not runner._load_from and last.is_file():
+            found = last.read_text().strip()
+        newest, *others = all_gather_object(found)
+        if any(others) if not newest else not Path(newest).is_file():
+            raise CheckpointError(
+                f'{newest or next(filter(None, others))} is not on all machines: a run can only '
+                f'continue on several machines if they share its work directory {runner.work_dir}'
+            )
+        if newest:
+            runner._resume, runner._load_from = True, newest
 
     def _repair(self, runner: Runner) -> None:
         last = Path(runner.work_dir, LAST)

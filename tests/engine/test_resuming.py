@@ -319,6 +319,27 @@ def test_last_checkpoint_that_names_none(content, runs):
     assert f'resuming from {runs / "epoch_2.pth"} instead' in warnings(runs)
 
 
+def on_machines(monkeypatch, *found):
+    """Make this the first machine, and the others find something else in the work directory."""
+    name = 'mmatm.engine.durable_checkpoint.all_gather_object'
+    monkeypatch.setattr(name, lambda own: [found[0] if found[0] is not None else own, *found[1:]])
+
+
+def test_all_machines_resume_what_the_first_finds(runs, monkeypatch):
+    on_machines(monkeypatch, str(runs / 'epoch_1.pth'), str(runs / 'epoch_2.pth'))
+    before = (runs / 'epoch_2.pth').stat().st_mtime_ns
+    assert train(settings(runs)).epoch == 4  # it saw no checkpoint, and was not told to resume
+    assert (runs / 'epoch_1.pth').stat().st_mtime_ns < before
+    assert (runs / 'epoch_2.pth').stat().st_mtime_ns > before  # trained again
+
+
+@pytest.mark.parametrize('found', [(None, '/there/epoch_2.pth'), ('/there/epoch_2.pth', '')])
+def test_machines_must_share_the_work_directory(found, tmp_path, monkeypatch):
+    on_machines(monkeypatch, *found)
+    with pytest.raises(CheckpointError, match=r'there/epoch_2\.pth is not on all machines'):
+        train(settings(tmp_path))
+
+
 def test_later_file_that_was_not_recorded_is_not_taken(runs):
     (runs / 'epoch_7.pth').write_bytes((runs / 'epoch_1.pth').read_bytes()[:1000])
     train(settings(runs), resume=True)

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,9 +29,16 @@ _TIMEOUT = 280  # seconds
 
 
 def environment():
-    """The current environment, with this Python first and one thread per process."""
+    """The current environment, with this Python first, one thread per process and a free port."""
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    return {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1'}
+    return {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1', 'PORT': str(free_port())}
+
+
+def free_port():
+    """A TCP port that nothing uses."""
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return server.getsockname()[1]
 
 
 def run(*command, cwd=ROOT, code=0):

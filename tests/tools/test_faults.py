@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import DETECTOR, ROOT, SEGMENTOR, environment, run, scalars
+from commands import DETECTOR, ROOT, SEGMENTOR, environment, free_port, run, scalars
 from mmatm.utils.files import PART, damage
 
 pytest.importorskip('mmdet')
@@ -61,6 +62,60 @@ def test_launchers_explain_themselves():
         assert f'tools/{script}.sh' in printed
 
 
+def test_several_machines_need_one_address(monkeypatch):
+    monkeypatch.setenv('NNODES', '2')
+    assert 'NNODES=2 needs RDZV_ENDPOINT' in run('tools/dist_train.sh', SEGMENTOR, 1, code=2)
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    monkeypatch.setenv('MAX_RESTARTS', '1')
+    assert 'NNODES=2 needs RDZV_ENDPOINT' in run('tools/dist_train.sh', SEGMENTOR, 1, code=2)
+
+
+def test_missing_rendezvous_is_looked_for_again(monkeypatch):
+    endpoint = f'127.0.0.1:{free_port()}'
+    variables = {
+        'NNODES': '2', 'RDZV_ENDPOINT': endpoint, 'MAX_RESTARTS': '1',
+        'RDZV_CONF': 'is_host=False,read_timeout=1',
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    printed = run('tools/dist_train.sh', SEGMENTOR, 1, code=1)
+    assert printed.count(f'the rendezvous at {endpoint} is lost or not found') == 2
+    assert 'Traceback' not in printed
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """An ``srun`` that starts one process here, as Slurm would do for ``--ntasks=1``."""
+    srun = tmp_path / 'bin' / 'srun'
+    srun.parent.mkdir()
+    srun.write_text(
+        '#!/usr/bin/env bash\n'
+        'while [[ $1 == --* ]]; do shift; done\n'
+        'RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=0 exec "$@"\n'
+    )
+    srun.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{srun.parent}{os.pathsep}{os.environ["PATH"]}')
+    monkeypatch.setenv('SLURM_JOB_ID', '1')
+
+
+def test_requeued_job_continues(seg_options, segmentor, tmp_path, cluster, monkeypatch):
+    work_dir = tmp_path / 'work_dir'
+    shutil.copytree(segmentor, work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_1.pth'))
+    command = ['tools/slurm_train.sh', 'gpu', 'job', SEGMENTOR, work_dir, *seg_options]
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    run(*command)
+    assert [entry['step'] for entry in scalars(work_dir) if 'loss' in entry] == [2]
+
+
+def test_new_job_starts_anew(tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv('PYTHON', 'echo')
+    command = ['tools/slurm_train.sh', 'gpu', 'job', SEGMENTOR, tmp_path, '--amp']
+    assert '--continue' not in run(*command)
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '2')
+    assert '--continue --amp' in run(*command)
+
+
 def test_killed_process_ends_the_job(seg_options, tmp_path):
     script = [
         'tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', tmp_path, *seg_options,
@@ -88,48 +143,87 @@ def test_killed_process_ends_the_job(seg_options, tmp_path):
     assert 'Signal 9 (SIGKILL)' in (tmp_path / 'output.txt').read_text()
 
 
-def test_killed_process_is_started_again(seg_options, tmp_path):
-    """With ``MAX_RESTARTS``, the job ends with the bits of an uninterrupted one, without a hand."""
+@pytest.fixture
+def machine(tmp_path):
+    """Starts launchers, each of which stands for a machine that trains with one process."""
+    launchers, work_dir = {}, tmp_path / 'killed'
+    endpoint = f'127.0.0.1:{free_port()}'
+
+    def start(number, *arguments):
+        variables = {
+            **environment(), 'MACHINE': str(number), 'NNODES': '2', 'RDZV_ENDPOINT': endpoint,
+            'RDZV_CONF': f'is_host={number == 0}', 'LOCAL_ADDR': '127.0.0.1',
+        }  # fmt: skip
+        with (tmp_path / f'output{number}.txt').open('a') as output:
+            launchers[number] = subprocess.Popen(
+                ['bash', *map(str, arguments)],
+                cwd=ROOT, env=variables, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        return launchers[number]
+
+    yield start
+    for process in (*(job.pid for job in launchers.values()), *processes(work_dir).values()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_lost_process_and_machine_come_back(seg_options, tmp_path, machine, monkeypatch):
+    """The job ends with the bits of an uninterrupted one.
+
+    Two launchers stand for two machines. A process is lost, then the machine that holds the
+    rendezvous; ``make killtest`` also loses the other machine. A machine that was lost starts the
+    same command again.
+    """
     options = [
         *seg_options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=12',
         'train_cfg.val_interval=12', 'default_hooks.checkpoint.interval=2', 'randomness.seed=1',
     ]  # fmt: skip
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    monkeypatch.setenv('MAX_RESTARTS', '5')
     run('tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', whole, *options)
-    command = ['bash', 'tools/dist_train.sh', SEGMENTOR, '2', '--work-dir', killed, *options]
-    with (tmp_path / 'output.txt').open('w') as output:
-        job = subprocess.Popen(
-            list(map(str, command)),
-            cwd=ROOT, env={**environment(), 'MAX_RESTARTS': '1'}, stdout=output, stderr=output,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 280
-        while not (killed / 'last_checkpoint').exists():
-            assert job.poll() is None
-            assert time.monotonic() < deadline
+    command = ['tools/dist_train.sh', SEGMENTOR, '1', '--work-dir', killed, *options]
+    jobs = [machine(number, *command) for number in range(2)]
+    deadline = time.monotonic() + 280
+
+    def printed():
+        files = [tmp_path / f'output{number}.txt' for number in range(2)]
+        return ''.join(f'{file.name}: {file.read_text()[-3000:]}' for file in files)
+
+    def trains(step):
+        saved = killed / 'last_checkpoint'
+        newest = int(saved.read_text().split('_')[-1][:-4]) if saved.is_file() else 0
+        assert time.monotonic() < deadline, printed()
+        assert [job.poll() for job in jobs] == [None, None], printed()
+        return newest >= step and len(processes(killed, 'MACHINE')) == 2
+
+    losses = ['process 1', 'machine 0', 'machine 1'][: 3 if 'MMATM_KILLS' in os.environ else 2]
+    for step, loss in enumerate(losses, 1):
+        while not trains(2 * step):
             time.sleep(0.02)
-        os.kill(processes(killed)[1], signal.SIGKILL)
-        printed = (tmp_path / 'output.txt').read_text
-        assert job.wait(timeout=280) == 0, printed()[-3000:]
-    finally:
-        for process in (job.pid, *processes(killed).values()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-    assert len(list(killed.glob('*/*.log'))) == 2, printed()[-3000:]  # one per start
+        number = int(loss.split()[1])
+        if 'machine' in loss:
+            os.killpg(jobs[number].pid, signal.SIGKILL)
+            jobs[number].wait()
+        os.kill(processes(killed, 'MACHINE')[number], signal.SIGKILL)
+        if 'machine' in loss:
+            jobs[number] = machine(number, *command)
+    assert [job.wait(timeout=280) for job in jobs] == [0, 0], printed()
+    assert len(list(killed.glob('*/*.log'))) > len(losses), printed()  # one per start
     expected, found = weights(whole / 'iter_12.pth'), weights(killed / 'iter_12.pth')
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def processes(work_dir):
-    """Ids of the processes that train in ``work_dir``, by rank (Linux only)."""
+def processes(work_dir, key='RANK'):
+    """Ids of the processes that train in ``work_dir``, by a variable of theirs (Linux only)."""
     found = {}
     for folder in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):  # of another user, or gone
             names = (folder / 'environ').read_bytes().decode(errors='replace').split('\0')
-            ranks = [name for name in names if name.startswith('RANK=')]
-            if ranks and str(work_dir).encode() in (folder / 'cmdline').read_bytes():
-                found[int(ranks[0].removeprefix('RANK='))] = int(folder.name)
+            variables = dict(name.split('=', 1) for name in names if '=' in name)
+            trains = str(work_dir).encode() in (folder / 'cmdline').read_bytes()
+            if trains and 'RANK' in variables:
+                found[int(variables[key])] = int(folder.name)
     return found
 
 

@@ -57,6 +57,32 @@ def test_blocks_are_found():
     assert len(PROGRAMS) >= 4
     assert CONFIGS
     assert len(COMMANDS) >= 15
+    assert len(list(recipes())) == 12
+
+
+def recipes():
+    """The rows of the table of batch sizes and learning rates, with the config that each is of."""
+    section = (
+        PAGES['docs/training.md'].partition('## 1, 8 and 64 GPUs')[2].partition('\n\nThe bold')[0]
+    )
+    name = ''
+    for line in section.splitlines():
+        cells = [cell.strip('` *') for cell in line.strip('|').split('|')]
+        if len(cells) == 6 and cells[1].isdigit():
+            name = cells[0] or name
+            yield name, *map(int, cells[1:4]), *cells[4:]
+
+
+@pytest.mark.parametrize(('name', 'gpus', 'each', 'batch', 'linear', 'root'), recipes())
+def test_batch_sizes_and_rates(name, gpus, each, batch, linear, root):
+    pytest.importorskip('mmdet' if 'rcnn' in name else 'mmseg')
+    cfg = Config.fromfile(find_config(name))
+    base = cfg.auto_scale_lr.base_batch_size
+    assert batch == gpus * each
+    assert each == cfg.train_dataloader.batch_size or gpus == 64
+    rate = cfg.optim_wrapper.optimizer.lr
+    assert float(linear) == pytest.approx(rate * batch / base)
+    assert float(root or linear) == pytest.approx(rate * (batch / base) ** 0.5, rel=0.02)
 
 
 @pytest.fixture

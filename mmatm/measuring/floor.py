@@ -103,8 +103,7 @@ class Recorder(TorchDispatchMode):
 def record(model: nn.Module, image: Tensor) -> Counter[Product | Convolution]:
     """Products and convolutions of one forward pass, and how often each is computed."""
     recorder = Recorder()
-    # In inference mode torch shows some operators before it takes them apart.
-    with torch.inference_mode(False), torch.no_grad(), recorder:
+    with torch.no_grad(), recorder:  # in inference mode some operators are not taken apart
         model(image)
     return recorder.products
 
@@ -116,7 +115,7 @@ def products_alone(model: nn.Module, image: Tensor, trials: int = 3) -> Callable
     Operands of equal shape are shared.
     """
     chosen = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for product, count in record(model, image).items():
             ways = product.candidates()
             least = {
@@ -126,7 +125,7 @@ def products_alone(model: nn.Module, image: Tensor, trials: int = 3) -> Callable
             chosen.append((ways[min(least, key=least.__getitem__)], count))
 
     def call() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             for way, count in chosen:
                 for _ in range(count):
                     way()

@@ -1,9 +1,10 @@
 """Models of configs with random weights, and random batches that each of their heads takes."""
 
 import copy
+import io
 import logging
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ def build(cfg: Config) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep mmengine from logging the name of every parameter."""
+    """Keep mm from logging and printing the name of every parameter."""
     logging.disable(logging.INFO)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(logging.NOTSET)
 

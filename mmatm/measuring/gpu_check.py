@@ -18,7 +18,6 @@ from ..ops import available_backends, checked, cpp, reference, triton
 from .timing import PEERS, Comparison, measure
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-TRAINED = (torch.float32, torch.float16, torch.bfloat16)
 LOSS_SCALE = 1024.0  # for float16
 HEADS = {
     'mmdet': ('mask_rcnn', 'retinanet', 'cascade_mask_rcnn', 'dino', 'mask2former'),
@@ -44,6 +43,7 @@ class Sizes:
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     repeats: int = 10
     compiler: str = 'inductor'
+    trained: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
     peers: tuple[str, ...] = tuple(PEERS)
     heads: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(HEADS))
     compile_heads: bool = True
@@ -185,7 +185,7 @@ class Check:
         model = Backbone(self.sizes.arch).to(self.device)
         compiled: Any = torch.compile(model, backend=self.sizes.compiler, fullgraph=True)
         image = torch.randn(2, 3, self.sizes.small, self.sizes.small, device=self.device)
-        self._table('training step', *(f'{d}'.removeprefix('torch.') for d in TRAINED))
+        self._table('training step', *(f'{d}'.removeprefix('torch.') for d in self.sizes.trained))
         for name, candidate in (('backbone, eager', model), ('backbone, compiled', compiled)):
             self._steps(name, model, partial(loss, candidate, image))
 
@@ -223,7 +223,7 @@ class Check:
         else:
             from ..engine.amp import boxes_in_float32 as boxes
         cells, expected = [], float('nan')
-        for dtype in TRAINED:
+        for dtype in self.sizes.trained:
             model.zero_grad()
             torch.manual_seed(0)
             half = dtype != torch.float32

@@ -23,7 +23,8 @@ SEGMENTOR = 'configs/segmentation/fpn_atmnet_xt_demo.py'
 _SERVER = multiprocessing.get_context('forkserver')
 _SERVER.set_forkserver_preload(
     ['torch', 'torchvision', 'timm', 'mmengine.runner', 'mmcv.ops', 'matplotlib.pyplot',
-     'scipy.stats', 'pycocotools.coco', 'imgaug']
+     'scipy.stats', 'pycocotools.coco', 'imgaug', 'sklearn.gaussian_process', 'shapely.geometry',
+     'prettytable', 'einops']
 )  # fmt: skip
 _TIMEOUT = 280  # seconds
 

@@ -175,8 +175,8 @@ def test_lost_process_and_machine_come_back(seg_options, tmp_path, machine, monk
     same command again.
     """
     options = [
-        *seg_options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=12',
-        'train_cfg.val_interval=12', 'default_hooks.checkpoint.interval=2', 'randomness.seed=1',
+        *seg_options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=20',
+        'train_cfg.val_interval=20', 'default_hooks.checkpoint.interval=2', 'randomness.seed=1',
     ]  # fmt: skip
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     monkeypatch.setenv('MAX_RESTARTS', '5')
@@ -209,7 +209,7 @@ def test_lost_process_and_machine_come_back(seg_options, tmp_path, machine, monk
             jobs[number] = machine(number, *command)
     assert [job.wait(timeout=280) for job in jobs] == [0, 0], printed()
     assert len(list(killed.glob('*/*.log'))) > len(losses), printed()  # one per start
-    expected, found = weights(whole / 'iter_12.pth'), weights(killed / 'iter_12.pth')
+    expected, found = weights(whole / 'iter_20.pth'), weights(killed / 'iter_20.pth')
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 

@@ -23,12 +23,7 @@ def active_sample(x: Tensor, offset: Tensor) -> Tensor:
 def active_sample_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """The samples, ``[B, H, W, 2 * C]``, and the mean of them and ``x``, ``[B, 3 * C]``."""
     samples = active_sample(x, offset)
-    return samples, mean(samples, x)
-
-
-def mean(samples: Tensor, x: Tensor) -> Tensor:
-    """The mean over all tokens of ``samples [B, H, W, 2 * C]`` and ``x``, ``[B, 3 * C]``."""
-    return torch.cat([samples.mean((1, 2)), x.mean((1, 2))], dim=1)
+    return samples, torch.cat([samples.mean((1, 2)), x.mean((1, 2))], dim=1)
 
 
 def active_sample_backward(grad: Tensor, x: Tensor, offset: Tensor) -> Any:

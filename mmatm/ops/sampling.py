@@ -71,10 +71,9 @@ def active_sample_mean(
 ) -> tuple[Tensor, Tensor]:
     """:func:`active_sample`, and the mean over all tokens of ``[samples, x]``, ``[B, 3 * C]``."""
     backend = _check(x, offset, backend)
-    if backend == 'cpp':
-        return _sample_mean(x, offset)
-    samples = active_sample(x, offset, backend)
-    return samples, reference.mean(samples, x)
+    if backend == 'reference':
+        return reference.active_sample_mean(x, offset)
+    return _sample_mean(x, offset, backend)
 
 
 def _check(x: Tensor, offset: Tensor, backend: str | None) -> str:
@@ -160,20 +159,17 @@ def _register(schema: str, kernel: Callable, fake: Callable) -> Any:
     return getattr(torch.ops.mmatm, name).default
 
 
-def _run(x: Tensor, offset: Tensor, backend: str) -> Tensor:
-    return checked.call(_MODULES[backend], 'forward', x, offset)
-
-
-def _run_backward(grad: Tensor, x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return checked.call(_MODULES[backend], 'backward', grad, x, offset)
+def _run(function: str, *args: Any) -> Any:
+    *tensors, backend = args
+    return checked.call(_MODULES[backend], function, *tensors)
 
 
 def _fake(x: Tensor, offset: Tensor, backend: str) -> Tensor:
     return x.new_empty((*x.shape[:3], 2 * x.shape[3]))
 
 
-def _fake_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    return _fake(x, offset, 'cpp'), x.new_empty((x.shape[0], 3 * x.shape[3]))
+def _fake_mean(x: Tensor, offset: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    return _fake(x, offset, backend), x.new_empty((x.shape[0], 3 * x.shape[3]))
 
 
 def _fake_backward(*args: Tensor | str) -> tuple[Tensor, Tensor]:
@@ -181,21 +177,25 @@ def _fake_backward(*args: Tensor | str) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), offset.new_empty(offset.shape)
 
 
-_forward = _register('active_sample(Tensor x, Tensor offset, str backend) -> Tensor', _run, _fake)
+_forward = _register(
+    'active_sample(Tensor x, Tensor offset, str backend) -> Tensor',
+    partial(_run, 'forward'),
+    _fake,
+)
 _backward = _register(
     'active_sample_backward(Tensor grad, Tensor x, Tensor offset, str backend) -> (Tensor, Tensor)',
-    _run_backward,
+    partial(_run, 'backward'),
     _fake_backward,
 )
 _forward_mean = _register(
-    'active_sample_mean(Tensor x, Tensor offset) -> (Tensor, Tensor)',
-    partial(checked.call, cpp, 'forward_mean'),
+    'active_sample_mean(Tensor x, Tensor offset, str backend) -> (Tensor, Tensor)',
+    partial(_run, 'forward_mean'),
     _fake_mean,
 )
 _backward_mean = _register(
-    'active_sample_mean_backward(Tensor grad, Tensor grad_mean, Tensor x, Tensor offset)'
-    ' -> (Tensor, Tensor)',
-    partial(checked.call, cpp, 'backward_mean'),
+    'active_sample_mean_backward('
+    'Tensor grad, Tensor grad_mean, Tensor x, Tensor offset, str backend) -> (Tensor, Tensor)',
+    partial(_run, 'backward_mean'),
     _fake_backward,
 )
 
@@ -204,7 +204,7 @@ def _differentiable(operator: Any, definition: Callable, backward: Callable | No
     """Give ``operator`` its derivatives, also for the transforms of ``torch.func``.
 
     Args:
-        operator: of tensors, and for some of a backend, to a tensor or several.
+        operator: of tensors and a backend, to a tensor or several.
         definition: the same of the tensors alone, in plain PyTorch, which is differentiated
             where ``backward`` is not enough.
         backward: gradients and arguments to the gradients of the tensors; None differentiates

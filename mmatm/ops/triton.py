@@ -3,15 +3,19 @@
 The operator does little arithmetic, so memory traffic is what counts. A program samples a tile of
 tokens and some of their channels along both axes. Neighboring tokens sample neighboring tokens, so
 ``x`` is read from device memory about once. Registers are laid out as ``[tokens, groups, share]``:
-a thread locates a group once and moves its adjacent channels in one access.
+a thread locates a group once and moves its adjacent channels in one access. Means are sums of what
+a program has in its registers, one row per tile, which torch then adds up in a fixed order.
 
 With ``TRITON_INTERPRET=1`` in the environment, the kernels run on CPU tensors.
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import reference
 
 load_error = ''  # why Triton cannot be used
 try:
@@ -29,7 +33,7 @@ except ImportError as error:  # the kernels below become plain functions, which 
 
 _TILE_CHANNELS = 32
 _TILE_TOKENS = 64
-_TILE_WARPS = 16  # 4 channels per thread: in float32, the widest access there is
+_ACCESS = 16  # bytes, the widest access there is: 4 channels of float32, 8 of half precision
 
 
 def is_available() -> bool:
@@ -41,13 +45,19 @@ def is_available() -> bool:
 
 def forward(x: Tensor, offset: Tensor) -> Tensor:
     """Sample ``x [B, H, W, C]`` at ``offset [B, H, W, 2 * G]``; returns ``[B, H, W, 2 * C]``."""
-    x, offset = x.contiguous(), offset.contiguous()
-    out = torch.empty(*x.shape[:3], 2 * x.shape[3], dtype=x.dtype, device=x.device)
-    if out.numel():
-        programs, tile = _tiles(x, offset)
-        with torch.cuda.device_of(x):
-            _forward_kernel[programs,](x, offset, out, *x.shape[1:3], **tile)
-    return out
+    return _forward(x, offset, with_mean=False)[0]
+
+
+def forward_mean(x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the samples, and the mean of ``[samples, x]`` over all tokens, ``[B, 3 * C]``.
+
+    Both are bitwise identical in every run.
+    """
+    if not x.numel():
+        return reference.active_sample_mean(x, offset)
+    out, sums = _forward(x, offset, with_mean=True)
+    mean = torch.empty(len(x), 3 * x.shape[3], dtype=x.dtype, device=x.device)
+    return out, torch.div(sums.sum(1), x.shape[1] * x.shape[2], out=mean)
 
 
 def backward(grad_output: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,25 +66,63 @@ def backward(grad_output: Tensor, x: Tensor, offset: Tensor) -> tuple[Tensor, Te
     The gradient of ``offset`` is bitwise identical in every run, that of ``x`` only if torch uses
     deterministic algorithms.
     """
+    return _backward(grad_output, None, x, offset)
+
+
+def backward_mean(
+    grad_output: Tensor, grad_mean: Tensor, x: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``x`` and ``offset``, given those of :func:`forward_mean`'s results.
+
+    What :func:`backward` says of the order applies.
+    """
+    return _backward(grad_output, grad_mean, x, offset)
+
+
+def _forward(x: Tensor, offset: Tensor, with_mean: bool) -> tuple[Tensor, Any]:
+    """The samples and, with means, the sums per tile ``[B, tiles, 3 * C]``."""
+    x, offset = x.contiguous(), offset.contiguous()
+    batch, height, width, channels = x.shape
+    out = torch.empty(batch, height, width, 2 * channels, dtype=x.dtype, device=x.device)
+    if not out.numel():
+        return out, None
+    tiles, blocks, tile = _tiles(x, offset)
+    shape = batch, tiles, 3 * channels
+    sums = torch.empty(*shape, dtype=_real(x), device=x.device) if with_mean else None
+    with torch.cuda.device_of(x):
+        _forward_kernel[batch * tiles * blocks,](x, offset, out, sums, height, width, **tile)
+    return out, sums
+
+
+def _backward(
+    grad_output: Tensor, grad_mean: Tensor | None, x: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
     if not grad_output.numel():
         return torch.zeros_like(x), torch.zeros_like(offset)
     grad_output, x, offset = grad_output.contiguous(), x.contiguous(), offset.contiguous()
-    grad_x = torch.zeros(x.shape, dtype=_real(x), device=x.device)
+    batch, height, width, channels = x.shape
+    if grad_mean is None:  # what every token's gradient gets from the mean, [B, 3 * C]
+        shift = None
+        grad_x = torch.zeros(x.shape, dtype=_real(x), device=x.device)
+    else:
+        shift = grad_mean.to(_real(x)) / (height * width)
+        own = shift[:, None, None, 2 * channels :]
+        grad_x = torch.empty(x.shape, dtype=_real(x), device=x.device).copy_(own)
     grad_offset = torch.empty_like(offset)
     # The gradient of x is a scatter, because offsets have no bound within which to gather. Atomics
     # do it in the pass that computes the gradient of the offsets. Without atomics, one warp walks
     # along a whole line of tokens and waits for memory at each. The order is then fixed, but maps
     # have too few lines to keep a GPU busy, however small the offsets are.
     in_order = torch.are_deterministic_algorithms_enabled()
-    programs, tile = _tiles(x, offset)
-    size = x.shape[1:3]
+    tiles, blocks, tile = _tiles(x, offset)
+    grads = grad_output, shift
     with torch.cuda.device_of(x):
-        _backward_kernel[programs,](
-            grad_output, x, offset, grad_x, grad_offset, *size, SCATTER=not in_order, **tile
+        _backward_kernel[batch * tiles * blocks,](
+            *grads, x, offset, grad_x, grad_offset, height, width, SCATTER=not in_order, **tile
         )
         for axis in (0, 1) if in_order else ():
             programs, line = _lines(x, offset, axis)
-            _scatter_kernel[programs,](grad_output, offset, grad_x, *size, **line)
+            _scatter_kernel[programs,](*grads, offset, grad_x, height, width, **line)
     return grad_x.to(x.dtype), grad_offset
 
 
@@ -93,15 +141,18 @@ def _channel_blocks(x: Tensor, offset: Tensor) -> tuple[int, dict]:
     return triton.cdiv(groups, block), constants
 
 
-def _tiles(x: Tensor, offset: Tensor) -> tuple[int, dict]:
-    """The number of programs that cover the map with tiles, and their compile-time arguments."""
+def _tiles(x: Tensor, offset: Tensor) -> tuple[int, int, dict]:
+    """Tiles that cover an image, blocks of channels, and the compile-time arguments of both."""
     blocks, constants = _channel_blocks(x, offset)
     channels = constants['BLOCK'] * constants['LANES']
     tokens = max(1, _TILE_TOKENS * _TILE_CHANNELS // channels)
     columns = min(8, tokens)
     rows = tokens // columns
-    tiles = x.shape[0] * triton.cdiv(x.shape[1], rows) * triton.cdiv(x.shape[2], columns)
-    return tiles * blocks, {**constants, 'ROWS': rows, 'COLUMNS': columns, 'num_warps': _TILE_WARPS}
+    tiles = triton.cdiv(x.shape[1], rows) * triton.cdiv(x.shape[2], columns)
+    # Channels of another offset lie at another token, so an access ends where the share does.
+    per_thread = max(4, min(_ACCESS // x.element_size(), constants['LANES']))
+    warps = _TILE_TOKENS * _TILE_CHANNELS // (32 * per_thread)
+    return tiles, blocks, {**constants, 'ROWS': rows, 'COLUMNS': columns, 'num_warps': warps}
 
 
 def _lines(x: Tensor, offset: Tensor, axis: int) -> tuple[int, dict]:
@@ -132,14 +183,14 @@ def _channels(GROUPS: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr, LA
 
 @jit
 def _tokens(tile, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Row, column and index of the tokens of a tile, each ``[ROWS * COLUMNS, 1]``."""
+    """The image of a tile; row, column and index of its tokens, each ``[ROWS * COLUMNS, 1]``."""
     across = tl.cdiv(width, COLUMNS)
     down = tl.cdiv(height, ROWS)
     number = tl.arange(0, ROWS * COLUMNS)[:, None]
     row = tile // across % down * ROWS + number // COLUMNS
     column = tile % across * COLUMNS + number % COLUMNS
     image = (tile // (across * down)).to(tl.int64)  # offsets in memory may exceed 2 ** 31
-    return row, column, (image * height + row) * width + column
+    return image, row, column, (image * height + row) * width + column
 
 
 @jit
@@ -184,11 +235,24 @@ def _locate(
     return place, infinite, weight, first, left_valid, second, right_valid, sample
 
 
+@jit
+def _shift(shift, image, axis, channel, mask, CHANNELS: tl.constexpr):
+    """Load what the gradient of every sample gets from that of the mean, ``[1, BLOCK, LANES]``."""
+    return tl.load(shift + image * (3 * CHANNELS) + axis * CHANNELS + channel, mask=mask, other=0)
+
+
+@jit
+def _store_sum(place, value, mask):
+    """Store the sum over a tile's tokens; values of tokens outside the map must be zero."""
+    tl.store(place, tl.sum(value, axis=0)[None, :, :], mask=mask)
+
+
 @_kernel
 def _forward_kernel(
     x,
     offset,
     out,
+    sums,
     height,
     width,
     GROUPS: tl.constexpr,
@@ -200,8 +264,9 @@ def _forward_kernel(
     REAL: tl.constexpr,
 ):
     tile, group, exists, channel, lane = _channels(GROUPS, SHARE, BLOCK, LANES)
-    row, column, token = _tokens(tile, height, width, ROWS, COLUMNS)
+    _, row, column, token = _tokens(tile, height, width, ROWS, COLUMNS)
     valid = exists & (row < height) & (column < width)
+    place = tile.to(tl.int64) * (3 * GROUPS * SHARE) + channel
     for axis in tl.static_range(2):
         if axis == 0:
             index, size, step = column, width, 1
@@ -214,11 +279,18 @@ def _forward_kernel(
         high = tl.load(x + second, mask=right, other=0).to(REAL)
         value = (1 - weight) * low + weight * high
         tl.store(out + sample, value, mask=valid[:, :, None] & lane)
+        if sums is not None:
+            _store_sum(sums + place + axis * GROUPS * SHARE, value, exists[:, :, None] & lane)
+    if sums is not None:
+        own = x + (token * (GROUPS * SHARE))[:, :, None] + channel
+        value = tl.load(own, mask=valid[:, :, None] & lane, other=0).to(REAL)
+        _store_sum(sums + place + 2 * GROUPS * SHARE, value, exists[:, :, None] & lane)
 
 
 @_kernel
 def _backward_kernel(
     grad_output,
+    shift,
     x,
     offset,
     grad_x,
@@ -236,7 +308,7 @@ def _backward_kernel(
 ):
     """The gradient of the offsets and, with ``SCATTER``, that of x, summed in any order."""
     tile, group, exists, channel, lane = _channels(GROUPS, SHARE, BLOCK, LANES)
-    row, column, token = _tokens(tile, height, width, ROWS, COLUMNS)
+    image, row, column, token = _tokens(tile, height, width, ROWS, COLUMNS)
     valid = exists & (row < height) & (column < width)
     for axis in tl.static_range(2):
         if axis == 0:
@@ -249,6 +321,8 @@ def _backward_kernel(
         low = tl.load(x + first, mask=left, other=0).to(REAL)
         high = tl.load(x + second, mask=right, other=0).to(REAL)
         grad = tl.load(grad_output + sample, mask=valid[:, :, None] & lane, other=0).to(REAL)
+        if shift is not None:
+            grad += _shift(shift, image, axis, channel, exists[:, :, None] & lane, GROUPS * SHARE)
         slope = tl.sum(grad * (high - low), axis=2)
         tl.store(grad_offset + place, tl.where(infinite, 0.0, slope), mask=valid)
         if SCATTER:
@@ -259,6 +333,7 @@ def _backward_kernel(
 @_kernel
 def _scatter_kernel(
     grad_output,
+    shift,
     offset,
     grad_x,
     height,
@@ -278,6 +353,9 @@ def _scatter_kernel(
     else:
         start, size, step = line // width * height * width + line % width, height, width
     step = tl.cast(step, tl.int64)
+    if shift is not None:
+        image = line // (height if AXIS == 0 else width)
+        added = _shift(shift, image, AXIS, channel, valid[:, :, None] & lane, GROUPS * SHARE)
     for index in range(size):
         token = tl.full((1, 1), 0, tl.int64) + start + index * step
         _, _, weight, first, left, second, right, sample = _locate(
@@ -286,6 +364,8 @@ def _scatter_kernel(
         first += grad_x
         second += grad_x
         grad = tl.load(grad_output + sample, mask=valid[:, :, None] & lane, other=0).to(REAL)
+        if shift is not None:
+            grad += added
         low = tl.load(first, mask=left, other=0) + (1 - weight) * grad
         high = tl.load(second, mask=right, other=0) + weight * grad
         # One thread may load an element and another store it, so all loads must come before the

@@ -50,7 +50,7 @@ def test_every_backend_gives_samples_means_and_gradients(backend):
 @compiles
 def test_opcheck():
     torch.library.opcheck(_forward, (*arguments(), 'cpp'))
-    torch.library.opcheck(_forward_mean, arguments())
+    torch.library.opcheck(_forward_mean, (*arguments(), 'cpp'))
 
 
 @compiles

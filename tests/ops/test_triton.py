@@ -32,16 +32,34 @@ def problem(*arguments):
     return [t.to('cuda' if CUDA else 'cpu') for t in cpu_problem(*arguments)]
 
 
+def of_mean(x):
+    """A gradient of the mean, as large per token as that of the samples."""
+    size = len(x), 3 * x.shape[3]
+    generator = torch.Generator().manual_seed(1)
+    return (x.shape[1] * x.shape[2] * torch.randn(size, generator=generator)).to(x)
+
+
+def run(x, offset, grad):
+    """Samples and gradients, then the same with the mean."""
+    plain = backend.forward(x, offset), *backend.backward(grad, x, offset)
+    means = backend.backward_mean(grad, of_mean(x), x, offset)
+    return *plain, *backend.forward_mean(x, offset), *means
+
+
 def expected(x, offset, grad):
-    x, offset = (t.detach().requires_grad_() for t in (x, offset))
-    out = reference.active_sample(x, offset)
-    return out.detach(), *torch.autograd.grad(out, (x, offset), grad)
+    """The same from the reference, in float32 at least, so that nothing is rounded on the way."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    leaves = [t.detach().to(dtype).requires_grad_() for t in (x, offset)]
+    samples, mean = reference.active_sample_mean(*leaves)
+    cotangents = grad.to(dtype), of_mean(x).to(dtype)
+    plain = torch.autograd.grad(samples, leaves, cotangents[0], retain_graph=True)
+    means = torch.autograd.grad((samples, mean), leaves, cotangents)
+    return [t.detach().to(x.dtype) for t in (samples, *plain, samples, mean, *means)]
 
 
 def assert_matches(x, offset, grad):
-    results = backend.forward(x, offset), *backend.backward(grad, x, offset)
     rtol = RTOL[x.dtype]  # the interpreter truncates to bfloat16 instead of rounding
-    for result, wanted in zip(results, expected(x, offset, grad), strict=True):
+    for result, wanted in zip(run(x, offset, grad), expected(x, offset, grad), strict=True):
         torch.testing.assert_close(result, wanted, rtol=rtol, atol=rtol / 10, equal_nan=True)
 
 
@@ -92,9 +110,7 @@ def test_same_bits_in_fixed_order_on_gpu(monkeypatch):
     monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
     x, offset, grad = problem((2, 40, 50), 32, 2, torch.float32)
     assert_matches(x, offset, grad)
-    first, *others = (
-        torch.cat([*map(torch.ravel, backend.backward(grad, x, offset))]) for _ in range(5)
-    )
+    first, *others = (torch.cat([*map(torch.ravel, run(x, offset, grad))]) for _ in range(5))
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -117,8 +133,7 @@ def test_special_values(deterministic):
         t.view(-1)[::7] = float('nan')
     offset.view(-1)[::3] = float('inf')
     offset.view(-1)[1::9] = 0
-    results = backend.forward(x, offset), *backend.backward(grad, x, offset)
-    for result, wanted in zip(results, expected(x, offset, grad), strict=True):
+    for result, wanted in zip(run(x, offset, grad), expected(x, offset, grad), strict=True):
         # An infinite gradient times a difference, or two of them subtracted: spoiled either way.
         result, wanted = (t.where(t.isfinite(), float('nan')) for t in (result, wanted))
         torch.testing.assert_close(result, wanted, equal_nan=True)
@@ -159,21 +174,24 @@ def test_nothing_outside_is_touched(share, deterministic, monkeypatch):
     def like(tensor):
         return surround(tensor.shape, tensor.dtype, tensor.device, 77)
 
+    def empty(*shape, dtype, device):
+        return surround(shape[0] if isinstance(shape[0], torch.Size) else shape, dtype, device, 77)
+
+    def zeros(shape, dtype, device):
+        return surround(shape, dtype, device, 0)
+
     x, offset, grad = inputs = problem((2, 3, 2), 3, share, torch.float32)
     offset.view(-1)[::5] = 1e9
     offset.view(-1)[1::7] = -float('inf')
     results = expected(*inputs)
     x, offset, grad = (like(t).copy_(t) for t in inputs)
     with monkeypatch.context() as patch:
-        empty = lambda *shape, dtype, device: surround(shape, dtype, device, 77)  # noqa: E731
-        zeros = lambda shape, dtype, device: surround(shape, dtype, device, 0)  # noqa: E731
         for name, function in [('empty', empty), ('zeros', zeros), ('empty_like', like)]:
             patch.setattr(backend.torch, name, function)
-        out = backend.forward(x, offset)
-        grads = backend.backward(grad, x, offset)
-    assert len(buffers) == 6
+        found = run(x, offset, grad)
+    assert len(buffers) == 11
     assert all(margin.isnan().all() for pair in buffers for margin in pair)
-    for result, wanted in zip((out, *grads), results, strict=True):
+    for result, wanted in zip(found, results, strict=True):
         torch.testing.assert_close(result, wanted)
 
 
@@ -191,55 +209,9 @@ def test_more_elements_than_int32_counts_on_gpu():
     torch.testing.assert_close(grad_x[inner], wanted[1][:, 1:, 1:])
 
 
-@pytest.mark.skipif(CUDA or INTERPRETED or not TRITON, reason='the kernels themselves run here')
-@pytest.mark.parametrize(
-    ('dtype', 'share', 'capability', 'access'),
-    [
-        (torch.float32, 2, 90, 'v2.b32'),
-        (torch.bfloat16, 4, 90, 'v2.b32'),
-        (torch.float16, 8, 80, 'v2.b32'),
-        (torch.float64, 3, 80, 'b64'),
-    ],
-    ids=str,
-)
-def test_compiles_without_gpu(dtype, share, capability, access, monkeypatch, tmp_path):
-    """Do all that a call does before the launch; accesses must move several channels each."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    class Driver:
-        def get_current_target(self):
-            return GPUTarget('cuda', capability, 32)
-
-        def get_current_device(self):
-            return 0
-
-        def get_current_stream(self, device):
-            return 0
-
-    compiled = []
-
-    def compile_only(kernel):
-        run = kernel.run
-        return lambda *args, warmup, **kwargs: compiled.append(run(*args, warmup=True, **kwargs))
-
-    for kernel in (backend._forward_kernel, backend._backward_kernel, backend._scatter_kernel):
-        monkeypatch.setattr(kernel, 'run', compile_only(kernel))
-    monkeypatch.setattr(triton.runtime.driver, '_active', Driver())
-    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    x, offset, grad = problem((1, 8, 8), 32, share, dtype)
-    backend.forward(x, offset)
-    backend.backward(grad, x, offset)
-    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
-    backend.backward(grad, x, offset)
-    assert len(compiled) == 5
-    for kernel in compiled[:3]:
-        assert kernel.asm['ptx'].count(access) >= 6
-
-
 def test_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, 'triton', None)
-    spec = importlib.util.spec_from_file_location('without_triton', backend.__file__)
+    spec = importlib.util.spec_from_file_location('mmatm.ops.no_triton', backend.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert not module.is_available()

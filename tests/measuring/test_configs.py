@@ -9,6 +9,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 from mmatm.cli.arguments import read_config
+from mmatm.engine.amp import CpuAmpOptimWrapper
 from mmatm.measuring.configs import Options, Subject, distinct, measure_configs, table
 from mmatm.measuring.models import random_batch, start_from_random
 
@@ -61,6 +62,16 @@ def test_steps_compute_gradients_and_leave_the_weights():
     assert sum(averages) > 0
     for old, new in zip(before, segmentor.model.parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+def test_classifier_in_bfloat16():
+    pytest.importorskip('mmpretrain')
+    options = Options(shape=(64, 64), rounds=1, dtype=torch.bfloat16, parts=('inference', 'train'))
+    classifier = subject('atmnet_xt_demo', options)
+    (result,) = measure_configs([classifier], options, pytest.fail).values()
+    assert isinstance(classifier.optimizer, CpuAmpOptimWrapper)
+    assert {'inference', 'train'} <= set(result)
+    assert 'data' not in result
 
 
 def test_panoptic_annotations():

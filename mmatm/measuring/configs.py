@@ -205,8 +205,8 @@ def measure_configs(
     Returns:
         for each config ``parameters``, ``flops`` and ``flops_computed`` (multiply-adds per image);
         for each part a dictionary of figures: ``seconds`` (median), ``least``, ``greatest``,
-        ``images_per_second``, and ``mebibytes`` (weights, optimizer state, and the peak of one
-        call). What cannot be measured is missing.
+        ``cpu_seconds``, ``images_per_second``, and ``mebibytes`` (weights, optimizer state, and the
+        peak of one call). What cannot be measured is missing.
 
     Raises:
         ValueError: a model fails. The message is one sentence.

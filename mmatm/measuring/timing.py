@@ -85,21 +85,29 @@ def _status(key: str) -> int:
 
 
 def measure(comparison: Comparison, repeats: int, device: str) -> dict[str, dict[str, float]]:
-    """Median, least and greatest seconds of every case, and its peak memory where asked for."""
+    """Median, least and greatest seconds of every case, and its peak memory where asked for.
+
+    ``cpu_seconds`` is the median of the processor time, summed over threads. Other jobs on the
+    machine disturb it less.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in comparison.cases}
+    processor: dict[str, list[float]] = {name: [] for name in comparison.cases}
     bar = tqdm(total=(repeats + 1) * len(seconds), desc=comparison.name, leave=False, disable=None)
     for round_ in range(repeats + 1):
         for name, call in comparison.cases.items():
+            start = time.process_time()
             elapsed = timed(call, device)
             if round_:  # the first round warms up
                 seconds[name].append(elapsed)
+                processor[name].append(time.process_time() - start)
             bar.update()
     bar.close()
     results = {}
     for name, values in seconds.items():
         results[name] = dict(
-            seconds=statistics.median(values), least=min(values), greatest=max(values)
-        )
+            seconds=statistics.median(values), least=min(values), greatest=max(values),
+            cpu_seconds=statistics.median(processor[name]),
+        )  # fmt: skip
         if comparison.images:
             results[name]['images_per_second'] = comparison.images / results[name]['seconds']
         if comparison.memory:

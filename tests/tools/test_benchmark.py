@@ -54,6 +54,7 @@ def test_rounds_are_interleaved_and_the_first_does_not_count():
     results = measure(Comparison('calls', cases), repeats=2, device='cpu')
     assert ''.join(calls) == 'ababab'
     assert set(results) == {'a', 'b'}
+    assert set(results['a']) == {'seconds', 'least', 'greatest', 'cpu_seconds'}
 
 
 def test_command_line(tmp_path):

@@ -9,7 +9,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-pytest.importorskip('mmdet')
+mmdet = pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 ROOT = Path(__file__).parents[2]
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
@@ -42,6 +42,8 @@ def test_collections_resolve(family):
 def test_entry_describes_its_config(entry):
     if 'classification' in entry['Config']:
         pytest.importorskip('mmpretrain')
+    if 'dino' in entry['Name'] and mmdet.__version__ < '3.5':
+        pytest.skip('its DINO has a layer with 131072 parameters less')
     file = ROOT / entry['Config']
     assert file.stem == entry['Name']
     cfg = Config.fromfile(file)

@@ -75,7 +75,8 @@ def recipes():
 
 @pytest.mark.parametrize(('name', 'gpus', 'each', 'batch', 'linear', 'root'), recipes())
 def test_batch_sizes_and_rates(name, gpus, each, batch, linear, root):
-    pytest.importorskip('mmdet' if 'rcnn' in name else 'mmseg')
+    for package in ('mmpretrain',) if 'in1k' in name else ('mmdet', 'mmseg'):
+        pytest.importorskip(package)
     cfg = Config.fromfile(find_config(name))
     base = cfg.auto_scale_lr.base_batch_size
     assert batch == gpus * each

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from commands import run
-from marks import compiled, compiles
+from marks import compiled, compiles, float16_on_cpu
 from mmatm.measuring.gpu_check import Check, Sizes
 from mmatm.ops import cpp
 
@@ -43,6 +43,7 @@ def test_wrong_kernel_is_a_fault(monkeypatch):
     assert '2 of 4 right' in ''.join(check.lines)
 
 
+@float16_on_cpu
 def test_loss_that_is_not_finite_is_a_fault():
     check = Check('cpu', Sizes(**{**SIZES, 'trained': (torch.float32, torch.float16)}))
     model = torch.nn.Linear(2, 1)

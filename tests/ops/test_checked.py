@@ -176,6 +176,7 @@ def test_compiled_code_checks_when_it_runs(monkeypatch):
     torch.testing.assert_close(found, torch.autograd.grad(value, (x, offset)))
 
 
+@compiles  # before, fake CUDA tensors asked for a driver
 @pytest.mark.parametrize('serving', ['triton', 'reference'])
 @pytest.mark.parametrize('dtype', [None, torch.bfloat16, torch.float16])
 def test_forward_pass_on_a_gpu_never_waits_for_it(serving, dtype, monkeypatch):

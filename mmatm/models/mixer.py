@@ -66,18 +66,25 @@ class ActiveTokenMixer(nn.Module):
         weight = torch.cat([self.width.weight, self.height.weight, self.channel.weight], dim=1)
         gate = self._gate(F.linear(mean, weight, self.width.bias + self.height.bias))
 
-        gated = gate.unsqueeze(-1) * weight.unflatten(1, (3, self.dim))  # [B, C, 3, C]
-        folded = self.proj.weight @ gated.flatten(2)  # [B, C, 3C]
+        gated = (gate.unsqueeze(-1) * weight.unflatten(1, (3, self.dim))).flatten(2)  # [B, C, 3C]
         bias = gate[..., 0] * self.width.bias + gate[..., 1] * self.height.bias
         bias = self.proj(bias)
-        for_samples, for_tokens = folded.split([2 * self.dim, self.dim], dim=2)
         if linear_is_convolution(x):
-            images = zip(samples, tokens, for_samples, for_tokens, bias, strict=True)
-            return torch.stack([linear(s, ws, b) + linear(t, wt) for s, t, ws, wt, b in images])
+            images = zip(samples, tokens, gated, bias, strict=True)
+            mixed = [self._mix_image(*image) for image in images]
+            return torch.stack(mixed) if len(mixed) > 1 else mixed[0].unsqueeze(0)  # no copy of one
+        folded = self.proj.weight @ gated
+        for_samples, for_tokens = folded.split([2 * self.dim, self.dim], dim=2)
         out = torch.baddbmm(bias.unsqueeze(1), samples, for_samples.mT)
         if out.dtype == tokens.dtype and not is_transforming():
             return out.baddbmm_(tokens, for_tokens.mT)  # saves a copy
         return torch.baddbmm(out, tokens, for_tokens.mT)
+
+    def _mix_image(self, samples: Tensor, tokens: Tensor, gated: Tensor, bias: Tensor) -> Tensor:
+        """``[N, 2C]``, ``[N, C]``, ``[C, 3C]`` and ``[C]``, all of one image, to ``[N, C]``."""
+        folded = linear(self.proj.weight, gated.mT)
+        for_samples, for_tokens = folded.split([2 * self.dim, self.dim], dim=1)
+        return linear(samples, for_samples, bias).add_(linear(tokens, for_tokens))
 
     def _mix_branches(self, x: Tensor, offset: Tensor) -> Tensor:
         samples, tokens = active_sample(x, offset).flatten(1, 2), x.flatten(1, 2)

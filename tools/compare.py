@@ -22,9 +22,9 @@ from mmatm.report.history import History, read_history
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-HEADS = {
-    'mask_rcnn_atmnet_xt_demo': 'coco/segm_mAP',
-    'fpn_atmnet_xt_demo': 'mIoU',
+HEADS = {  # configs, the heads' names, the metrics and theirs
+    'mask_rcnn_atmnet_xt_demo': ('Mask R-CNN', 'coco/segm_mAP', 'mask AP'),
+    'fpn_atmnet_xt_demo': ('Semantic FPN', 'mIoU', 'mIoU (%)'),
 }
 # As in the demos, the last stage is left out. Each backbone is initialized as mm does.
 ATMNET = [64, 128, 320]
@@ -70,7 +70,7 @@ def main() -> None:
     if not args.data.exists() and (status := run_tool('make_demo_data', '--out', args.data)):
         sys.exit(status)
     histories: dict[str, dict[str, History]] = {}
-    for head, metric in HEADS.items():
+    for head, (_, metric, _) in HEADS.items():
         for backbone in BACKBONES:
             work_dir = args.work_dir / head / backbone
             if not complete(work_dir, metric, args.steps):
@@ -147,7 +147,7 @@ def draw(histories: dict[str, dict[str, History]], out: Path) -> str:
         '|---|---|---|---|---|',
     ]
     for (head, runs), row in zip(histories.items(), axes, strict=True):
-        metric = HEADS[head]
+        name, metric, unit = HEADS[head]
         for backbone, history in runs.items():
             steps, seconds, values = curve(history, metric)
             for axis, x in zip(row, (steps, seconds), strict=True):
@@ -155,9 +155,9 @@ def draw(histories: dict[str, dict[str, History]], out: Path) -> str:
             end, pace = '-', '-'
             if values:
                 end, pace = f'{values[-1]:.3f}', f'{seconds[-1] / steps[-1]:.3f}'
-            lines.append(f'| {head} | {backbone} | {metric} | {end} | {pace} |')
+            lines.append(f'| {name} | {backbone} | {unit} | {end} | {pace} |')
         for axis, label in zip(row, ('step', 'seconds of training'), strict=True):
-            axis.set(title=head, xlabel=label, ylabel=metric)
+            axis.set(title=name, xlabel=label, ylabel=unit)
             axis.grid(alpha=0.3)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=5)
     figure.savefig(out, dpi=100)

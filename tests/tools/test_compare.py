@@ -45,7 +45,7 @@ def test_curves_and_table(tmp_path):
     assert compare.curve(runs['ResNet-50'], 'mIoU') == ([20, 40], [4.0, 8.0], [1.0, 2.0])
     runs['Swin-T'] = History(train=dict(time={10: 1.0}))  # not evaluated, or nothing was found
     printed = compare.draw({'fpn_atmnet_xt_demo': runs}, tmp_path / 'curves.png')
-    assert '| fpn_atmnet_xt_demo | ATMNet-xt | mIoU | 3.000 | 0.100 |' in printed
+    assert '| Semantic FPN | ATMNet-xt | mIoU (%) | 3.000 | 0.100 |' in printed
     assert '| fpn_atmnet_xt_demo | ResNet-50 | mIoU | 2.000 | 0.200 |' in printed
     assert '| fpn_atmnet_xt_demo | Swin-T | mIoU | - | - |' in printed
     assert (tmp_path / 'curves.png').stat().st_size > 1000

@@ -46,7 +46,7 @@ def test_curves_and_table(tmp_path):
     runs['Swin-T'] = History(train=dict(time={10: 1.0}))  # not evaluated, or nothing was found
     printed = compare.draw({'fpn_atmnet_xt_demo': runs}, tmp_path / 'curves.png')
     assert '| Semantic FPN | ATMNet-xt | mIoU (%) | 3.000 | 0.100 |' in printed
-    assert '| fpn_atmnet_xt_demo | ResNet-50 | mIoU | 2.000 | 0.200 |' in printed
-    assert '| fpn_atmnet_xt_demo | Swin-T | mIoU | - | - |' in printed
+    assert '| Semantic FPN | ResNet-50 | mIoU (%) | 2.000 | 0.200 |' in printed
+    assert '| Semantic FPN | Swin-T | mIoU (%) | - | - |' in printed
     assert (tmp_path / 'curves.png').stat().st_size > 1000
     assert not compare.complete(tmp_path / 'none', 'mIoU', 40)

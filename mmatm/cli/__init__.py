@@ -1,6 +1,7 @@
 """The command ``mmatm``, which runs all tools."""
 
 import ast
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif script := _scripts().get(command):
         _run(command, script, arguments[1:])
     else:
-        sys.exit(f'mmatm: unknown command {arguments[0]!r}; "mmatm --help" lists the commands')
+        similar = difflib.get_close_matches(command, [*_MODULES, *_scripts()], n=1)
+        hint = f'; did you mean {similar[0]}?' if similar else ''
+        sys.exit(
+            f'mmatm: unknown command {arguments[0]!r}; "mmatm --help" lists the commands{hint}'
+        )
 
 
 def _scripts() -> dict[str, Path]:

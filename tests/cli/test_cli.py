@@ -23,7 +23,10 @@ def test_every_tool_is_a_command():
 
 
 def test_usage_of_one_command():
-    assert "unknown command 'trian'" in mmatm('trian', code=1)
+    message = mmatm('trian', code=1)
+    assert "unknown command 'trian'" in message
+    assert 'did you mean train?' in message
+    assert 'mean' not in mmatm('xyzzy', code=1)
     assert mmatm('get_flops', '--help').startswith('usage: mmatm get-flops')
 
 

@@ -127,6 +127,22 @@ def test_block_is_a_config(page, block, tmp_path):
     assert cfg.model.backbone.type == 'ATMNet'
 
 
+def test_config_of_the_readme_is_complete(tmp_path):
+    pytest.importorskip('mmdet')
+    from mmdet.registry import MODELS
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import DefaultScope
+
+    config = tmp_path / 'mine.py'
+    config.write_text(next(block for page, block in CONFIGS if page == 'README.md'))
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert type(model.backbone).__name__ == 'ATMNet'
+    assert isinstance(optimizer, torch.optim.AdamW)  # not the SGD of the base, momentum and all
+
+
 def test_config_for_own_data(demo_data, tmp_path):
     pytest.importorskip('mmdet')
     base, rest = OWN_DATA.split('\n', 1)

@@ -268,7 +268,11 @@ def choose_schedule(
     why = f'{epochs:.0f} epochs of {images} images'
     if minutes is not None:
         speed = f'{per_image:.2f} s per image' + ('' if seconds else ', a guess')
-        why += f': about {total:.0f} minutes ({speed})'
+        why += f': about {_minutes(max(round(total), 1))} ({speed})'
         if short:
-            why += f'; {minutes:g} minutes are too few for this data on this device'
+            why += f'; this data needs more than {_minutes(minutes)} on this device'
     return Schedule(int(epochs), steps, interval, why)
+
+
+def _minutes(number: float) -> str:
+    return f'{number:g} minute' + ('' if number == 1 else 's')

@@ -1,19 +1,16 @@
 """Shared fixtures, and settings that make the suite faster."""
 
-import gc
-
 import pytest
 import torch.utils.data._utils
 
-from commands import DETECTOR, SEGMENTOR, run
+from commands import DETECTOR, SEGMENTOR, quicken, run
 
 LOADERS = ('train', 'val', 'test')
 
 
 def pytest_collection_finish():
     """Prepare the process when it has imported all of its tests."""
-    # Garbage collections, which mmengine runs once per dataset, skip everything imported so far.
-    gc.freeze()
+    quicken()
     # A data loader that is garbage-collected cannot tell its workers to stop. It waits this long
     # for each of them, then terminates it.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2

@@ -18,6 +18,15 @@ def run(folder, *arguments, code=0):
     return python(*arguments, path=f'{folder}:{ROOT}', code=code)
 
 
+def run_both(folder, statement):
+    """The error of ``statement``, and the report that the same process prints afterwards."""
+    program = (
+        f'import runpy\ntry:\n    {statement}\nexcept ImportError as error:\n    print(error)\n'
+        'runpy.run_module("mmatm.env", run_name="__main__")'
+    )
+    return run(folder, '-c', program).stdout.split('\n', 1)
+
+
 def distribution(folder, name, number):
     info = folder / f'{name.replace("-", "_")}-{number}.dist-info'
     info.mkdir()
@@ -78,13 +87,12 @@ def test_torchvision_of_another_build(tmp_path):
         tmp_path, 'torchvision', 'raise RuntimeError("operator torchvision::nms does not exist")'
     )
     distribution(tmp_path, 'torchvision', '0.1.2+cpu')
-    last = run(tmp_path, '-c', 'import mmatm, timm', code=1).stderr.splitlines()[-1]
-    assert last.startswith('ImportError: torch ')
-    assert 'torchvision 0.1.2+cpu are not from one build' in last
-    assert 'pip install' in last
-    done = run(tmp_path, '-m', 'mmatm.env')
-    assert 'torchvision: torchvision 0.1.2+cpu\n' in done.stdout
-    assert 'problem 1: torch ' in done.stdout
+    error, report = run_both(tmp_path, 'import mmatm, timm')
+    assert error.startswith('torch ')
+    assert 'torchvision 0.1.2+cpu are not from one build' in error
+    assert 'pip install' in error
+    assert 'torchvision: torchvision 0.1.2+cpu\n' in report
+    assert 'problem 1: torch ' in report
 
 
 @pytest.mark.parametrize(
@@ -92,12 +100,11 @@ def test_torchvision_of_another_build(tmp_path):
 )
 def test_opencv_that_does_not_load(reason, tmp_path):
     package(tmp_path, 'cv2', f'raise ImportError({reason!r}, name="cv2")')
-    done = run(tmp_path, '-c', 'import mmatm, mmengine.runner', code=1)
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith('ImportError: OpenCV, which mmengine needs, cannot be imported')
-    assert reason in last
-    assert 'pip install opencv-python-headless' in last
-    assert 'problem 1: OpenCV, which mmengine needs' in run(tmp_path, '-m', 'mmatm.env').stdout
+    error, report = run_both(tmp_path, 'import mmatm, mmengine.runner')
+    assert error.startswith('OpenCV, which mmengine needs, cannot be imported')
+    assert reason in error
+    assert 'pip install opencv-python-headless' in error
+    assert 'problem 1: OpenCV, which mmengine needs' in report
 
 
 def test_other_failures_are_left_as_they_are(tmp_path):

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument('config', help='config file, or the name of a packaged config')
     parser.add_argument('checkpoint', help='checkpoint file; ema:FILE for the EMA weights in it')
     parser.add_argument('--out', type=Path, required=True, help='file to write, .onnx')
+    parser.add_argument('--force', action='store_true', help='overwrite the file of --out')
     parser.add_argument('--opset', type=int, default=17, help='17 to 20 (default: 17)')
     parser.add_argument('--float-input', action='store_true', help='float images instead of uint8')
     parser.add_argument(
@@ -97,6 +98,8 @@ def check(args: argparse.Namespace) -> None:
         sys.exit(f'the folder of --out does not exist: {folder}')
     if args.out.is_dir() or not os.access(folder, os.W_OK):
         sys.exit(f'--out cannot be written: {args.out}')
+    if args.out.exists() and not args.force:
+        sys.exit(f'{args.out} exists: pass --force to overwrite it')
     checkpoint = args.checkpoint.removeprefix(EMA_PREFIX)
     if '://' not in checkpoint and not Path(checkpoint).is_file():
         sys.exit(f'checkpoint {checkpoint} does not exist')

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from mmatm.checkpoints import CheckpointError
+from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import add_config_options, add_trust_flag, read_config
 from mmatm.data import DataError
 from mmatm.inference import Predictor, Writer
@@ -62,6 +63,9 @@ def main() -> None:
 def predict(args: argparse.Namespace) -> list[str]:
     """Predict for every image, write the results, and return why images were skipped."""
     check_folder(args.out_dir, args.force)
+    for file in (args.input, args.checkpoint.removeprefix(EMA_PREFIX)):  # before seconds of loading
+        if '://' not in file and not Path(file).exists():
+            raise FileNotFoundError(f'{file} does not exist')
     source = Path(args.input).resolve()
     if source in [(args.out_dir / name).resolve() for name in FOLDERS]:
         raise ValueError(f'{args.input} holds results, which would be overwritten')

@@ -16,6 +16,7 @@ from mmatm.cli.arguments import (
     load_config,
     make_parser,
     make_runner,
+    readable_checkpoints,
 )
 from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
 from mmatm.data import metrics
@@ -69,7 +70,8 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
     if args.corruptions is not None:
-        evaluate(cfg, names, args.severities)
+        with readable_checkpoints():
+            evaluate(cfg, names, args.severities)
         leave_process_group()
         return
     if args.out and scope == 'mmseg':
@@ -82,7 +84,8 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     elif args.out and scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    runner.test()
+    with readable_checkpoints():
+        runner.test()
     del runner
     leave_process_group()
 

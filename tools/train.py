@@ -10,6 +10,7 @@ from mmatm.cli.arguments import (
     load_config,
     make_parser,
     make_runner,
+    readable_checkpoints,
 )
 from mmatm.cli.pretrained import add_pretrained_option, use_pretrained, warn_if_random
 from mmatm.engine.amp import use_mixed_precision
@@ -58,7 +59,8 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     warn_if_random(cfg)
-    make_runner(cfg).train()
+    with readable_checkpoints():
+        make_runner(cfg).train()
     leave_process_group()
 
 

@@ -52,7 +52,8 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
     if missing:
         raise CheckpointError(
             f'the checkpoint lacks {len(missing)} of {len(expected)} tensors of this ATMNet: '
-            f'{shorten(missing)}; it holds {shorten(found) or "no tensor for it"}'
+            f'{shorten(missing)}; it holds {shorten(found) or "no tensor for it"} '
+            '("mmatm weights --check FILE" tells which model a file is of)'
         )
     wrong = [
         f'{name} is {list(value.shape)}, expected {list(expected[name].shape)}'

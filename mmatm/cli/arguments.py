@@ -1,10 +1,13 @@
 """Code that the tools share: arguments, configs, and checks before anything is built."""
 
 import argparse
+import errno
 import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +20,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from .. import mm  # noqa: F401  registers ATMNet
+from ..checkpoints import CheckpointError
 from ..checkpoints.loading import install_reader
 from ..checkpoints.reading import TRUST_FLAG, trust_checkpoints
 from ..data import DataError, check_classes, check_paths, metrics
@@ -76,7 +80,8 @@ def read_config(name: str, options: dict | None = None) -> Config:
 
     Afterwards this process reads all checkpoints with :func:`mmatm.checkpoints.read_checkpoint`
     and, without a GPU, keeps the memory of freed tensors.
-    Exits with one sentence if the file or a package that it needs is missing.
+    Exits with one sentence if the file or a package that it needs is missing, or if it is not
+    Python.
     """
     for problem in find_problems():
         sys.exit(f'{problem}; "mmatm env" prints the environment')
@@ -85,6 +90,11 @@ def read_config(name: str, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         sys.exit(str(error))
+    except SyntaxError as error:  # mmengine names no file
+        sys.exit(
+            f'config {name}, or one that it inherits, is not valid Python: {error.msg} in line '
+            f'{error.lineno}: {(error.text or "").strip()}'
+        )
     except ModuleNotFoundError as error:
         # mmengine sets no name; its message begins with the package.
         _exit_without(error.name or str(error).split()[0], name)
@@ -135,8 +145,27 @@ def _prepare(metric: str) -> None:
 
 
 def make_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, as mm's own tools do."""
+    """Build the runner of a config, as mm's own tools do.
+
+    Exits with one sentence if its work directory cannot be written.
+    """
+    try:
+        folder = Path(cfg.work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        sys.exit(f'the work directory {cfg.work_dir} cannot be written: {error.strerror}')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+@contextmanager
+def readable_checkpoints() -> Iterator[None]:
+    """Exit with one sentence where a checkpoint is damaged, or is not one of this model."""
+    try:
+        yield
+    except CheckpointError as error:
+        sys.exit(str(error))
 
 
 def run_tool(command: str, *arguments: Any) -> int:

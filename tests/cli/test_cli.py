@@ -22,6 +22,26 @@ def test_every_tool_is_a_command():
     assert usage == mmatm('--help')
 
 
+def test_config_that_is_not_python(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text('x = (')
+    message = mmatm('print-config', str(config), code=1)
+    assert len(message.strip().splitlines()) == 1
+    assert str(config) in message
+    assert 'line 1' in message
+
+
+def test_work_directory_that_cannot_be_made(tmp_path):
+    pytest.importorskip('mmcv')
+    from mmengine.config import Config
+
+    from mmatm.cli.arguments import make_runner
+
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='file/runs cannot be written'):
+        make_runner(Config(dict(work_dir=str(tmp_path / 'file' / 'runs'))))
+
+
 def test_usage_of_one_command():
     message = mmatm('trian', code=1)
     assert "unknown command 'trian'" in message

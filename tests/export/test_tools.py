@@ -45,6 +45,8 @@ def segmentor_file(tmp_path_factory):
 def test_a_segmentor_from_config_to_drawing(demo_data, segmentor_file, tmp_path):
     out = tmp_path / 'model.onnx'
     run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, '--out', out, '--no-verify')
+    again = run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, '--out', out, code=1)
+    assert again.strip() == f'{out} exists: pass --force to overwrite it'
     images = demo_data / 'ade20k' / 'images' / 'validation'
     (tmp_path / 'text.jpg').write_text('no image')
     printed = run('tools/onnx_demo.py', out, images, tmp_path / 'text.jpg', '--out-dir',

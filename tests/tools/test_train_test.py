@@ -232,6 +232,7 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', 'configs/nothing.py'], 'configs/nothing.py'),
         (['tools/test.py', DETECTOR, 'nothing.pth'], 'nothing.pth'),
         (['tools/test.py', DETECTOR, 'README.md', '--out', 'x.txt'], 'x.txt'),
+        (['tools/test.py', DETECTOR, 'README.md'], 'README.md was not loaded'),
         (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
     ],
 )

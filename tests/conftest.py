@@ -3,9 +3,15 @@
 import pytest
 import torch.utils.data._utils
 
+from browser import chromium
 from commands import DETECTOR, SEGMENTOR, quicken, run
 
 LOADERS = ('train', 'val', 'test')
+
+
+def pytest_collection_modifyitems(items):
+    """Open browsers first: after hundreds of other tests, a process crashed when it started one."""
+    items.sort(key=lambda item: chromium.mark not in item.iter_markers('skipif'))
 
 
 def pytest_collection_finish():

@@ -4,7 +4,7 @@ import pytest
 import torch.utils.data._utils
 
 from browser import chromium
-from commands import DETECTOR, SEGMENTOR, quicken, run
+from commands import DETECTOR, SEGMENTOR, run
 
 LOADERS = ('train', 'val', 'test')
 
@@ -16,7 +16,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Prepare the process when it has imported all of its tests."""
-    quicken()
+    import quick  # noqa: F401
+
     # A data loader that is garbage-collected cannot tell its workers to stop. It waits this long
     # for each of them, then terminates it.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2

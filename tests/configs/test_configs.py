@@ -30,7 +30,6 @@ DETECTION = [
     ]
     for arch in ARCHS
 ]
-# Of these the smallest size learns here, and test_model_index.py builds all.
 DETECTION += [
     'faster_rcnn_atmnet_xt',
     'cascade_rcnn_atmnet_xt_ms_3x',
@@ -44,6 +43,18 @@ CLASSIFIER = 'atmnet_xt_in1k'
 FILES = {name: CONFIGS / 'detection' / f'{name}.py' for name in DETECTION}
 FILES |= {name: CONFIGS / 'segmentation' / f'{name}.py' for name in SEGMENTATION}
 FILES[CLASSIFIER] = CONFIGS / 'classification' / f'{CLASSIFIER}.py'
+# The sizes in between differ in their backbones only; test_model_index.py builds them all.
+LEARNING = [name for name in FILES if re.search('_(xt|l)(_|$)', name)]
+
+
+def narrow(value, key=''):
+    """The settings of a neck or head with an eighth of their channels."""
+    if isinstance(value, dict):
+        return {name: narrow(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [narrow(each) for each in value]
+    widths = (256, 1024, 2048)  # no backbone has these
+    return value // 8 if value in widths or key in ('channels', 'num_feats') else value
 
 
 def build(name):
@@ -51,18 +62,19 @@ def build(name):
     init_default_scope(cfg.default_scope)
     if name in SEGMENTATION:
         cfg.model.data_preprocessor.size = (64, 64)  # or the images are padded to 512
-    # Fewer regions and a narrower head, for speed: bfloat16 is a hundred times slower than float32
-    # where the processor lacks it.
+    # Narrower necks and heads, and fewer regions, for speed: half precision is a hundred times
+    # slower than float32 where the processor lacks it.
+    for part in set(cfg.model) - {'backbone'}:
+        cfg.model[part] = narrow(cfg.model[part])
     if 'rcnn' in name:
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
             stage.sampler.num = 4
         cfg.model.test_cfg.rpn.max_per_img = 8
-    if 'upernet' in name:
-        cfg.model.decode_head.channels = 64
     # Fewer queries than tokens, fewer layers and fewer points, also for speed.
     if 'dino' in name:
         cfg.model.num_queries = 20
+        cfg.model.bbox_head.embed_dims = 32
         cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 2
     if 'mask2former' in name:
         head = cfg.model.decode_head if name in SEGMENTATION else cfg.model.panoptic_head
@@ -125,7 +137,7 @@ def without_gradient(model):
     return [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-@pytest.mark.parametrize('name', list(FILES))
+@pytest.mark.parametrize('name', LEARNING)
 def test_learns_and_predicts(name):
     model = build(name)
     inputs = images(name)
@@ -147,9 +159,9 @@ def test_learns_and_predicts(name):
             assert ('pred_panoptic_seg' in sample) == ('panoptic' in name)
 
 
-@pytest.mark.parametrize('name', [name for name in FILES if re.search('_(xt|l)(_|$)', name)])
+@pytest.mark.parametrize('name', [*(n for n in FILES if '_xt' in n), 'fpn_atmnet_l'])
 def test_mixed_precision_and_frozen_stages(name):
-    """The sizes in between differ from xt only in their depths."""
+    """With all heads, and with the largest backbone."""
     model = build(name)
     # Mixed precision on a CPU, with recomputation of the blocks.
     small = images(name, 48 if name in DETECTION else 32)  # below 48 no anchor fits inside

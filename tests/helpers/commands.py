@@ -9,12 +9,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from mmengine.config import config
-from mmengine.dataset import base_dataset
-from yapf.yapflib import yapf_api
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = 'configs/detection/mask_rcnn_atmnet_xt_demo.py'
@@ -27,19 +23,9 @@ _SERVER = multiprocessing.get_context('forkserver')
 _SERVER.set_forkserver_preload(
     ['torch', 'torchvision', 'timm', 'mmengine.runner', 'mmcv.ops', 'matplotlib.pyplot',
      'scipy.stats', 'pycocotools.coco', 'imgaug', 'sklearn.gaussian_process', 'shapely.geometry',
-     'prettytable', 'einops']
+     'prettytable', 'einops', 'quick']
 )  # fmt: skip
 _TIMEOUT = 280  # seconds
-
-
-def quicken():
-    """Leave out what takes mmengine longer than a small run, and what no test is about.
-
-    These are the layout of printed and stored configs, and a garbage collection per dataset.
-    """
-    for module in (config, yapf_api):  # OneDL's mmengine imports it when it is used
-        module.FormatCode = lambda text, **_: (text, True)
-    base_dataset.gc = SimpleNamespace(collect=lambda: None)
 
 
 def environment():
@@ -92,7 +78,6 @@ def _execute(words, cwd, environ, out, err):
     """Run a Python program in this process as if it had been started on its own."""
     for file, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    quicken()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environ)

@@ -31,21 +31,25 @@ def _forget_graphs():
 
 
 def detector():
-    config = Config.fromfile(ROOT / DETECTOR)
-    config.model.backbone.arch = TINY
-    config.model.neck.in_channels = list(TINY['widths'][:3])
+    config = one_stage(DETECTOR)
+    config.model.neck.in_channels = [8]
     return build(config)
 
 
-def segmentor():
-    """One stage, because Inductor takes many seconds for each."""
-    config = Config.fromfile(ROOT / SEGMENTOR)
+def one_stage(file):
+    """A config whose backbone has one stage, because tracing takes seconds for each."""
+    config = Config.fromfile(ROOT / file)
     config.model.backbone.update(arch=TINY, out_indices=(0,))
+    return config
+
+
+def segmentor_config():
+    config = one_stage(SEGMENTOR)
     config.model.neck.update(in_channels=[8], out_channels=16, num_outs=1)
     config.model.decode_head.update(
         in_channels=[16], in_index=[0], feature_strides=[4], channels=16
     )
-    return build(config)
+    return config
 
 
 def build(config):
@@ -98,7 +102,7 @@ def losses_and_gradients(model, inputs, samples):
 
 @pytest.mark.skipif(not shutil.which('g++'), reason='Inductor needs g++')
 def test_inductor_serves_a_segmentor_at_all_sizes():
-    model, eager = segmentor().eval(), segmentor().eval()
+    model, eager = (build(segmentor_config()).eval() for _ in range(2))
     counter = CompileCounterWithBackend('inductor')
     assert compile_networks(model, backend=counter) == ['backbone', 'neck', 'decode_head']
     graphs = 0
@@ -128,10 +132,12 @@ def test_networks_of_a_detector_train_at_all_sizes():
 
 
 def test_config_compiles_training_and_evaluation(seg_options, tmp_path):
+    config = tmp_path / 'config.py'
+    segmentor_config().dump(config)
     compiled = [*seg_options, 'compile.backend=eager']
-    printed = run('tools/train.py', SEGMENTOR, '--work-dir', tmp_path, *compiled)
+    printed = run('tools/train.py', config, '--work-dir', tmp_path, *compiled)
     assert 'Compiling backbone, neck, decode_head' in printed
-    arguments = [SEGMENTOR, tmp_path / 'iter_2.pth', '--work-dir', tmp_path]
+    arguments = [config, tmp_path / 'iter_2.pth', '--work-dir', tmp_path]
     printed = run('tools/test.py', *arguments, *compiled)
     assert 'Compiling backbone, neck, decode_head' in printed
     assert _metrics(printed) == _metrics(run('tools/test.py', *arguments, *seg_options))

@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 
 from mmatm.engine import CpuAmpOptimWrapper
 from mmatm.engine.amp import boxes_in_float32
+from narrow import narrow
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -47,26 +48,13 @@ FILES[CLASSIFIER] = CONFIGS / 'classification' / f'{CLASSIFIER}.py'
 LEARNING = [name for name in FILES if re.search('_(xt|l)(_|$)', name)]
 
 
-def narrow(value, key=''):
-    """The settings of a neck or head with an eighth of their channels."""
-    if isinstance(value, dict):
-        return {name: narrow(each, name) for name, each in value.items()}
-    if isinstance(value, list):
-        return [narrow(each) for each in value]
-    widths = (256, 1024, 2048)  # no backbone has these
-    return value // 8 if value in widths or key in ('channels', 'num_feats') else value
-
-
 def build(name):
     cfg = Config.fromfile(FILES[name])
     init_default_scope(cfg.default_scope)
     if name in SEGMENTATION:
         cfg.model.data_preprocessor.size = (64, 64)  # or the images are padded to 512
-    # Narrower necks and heads, and fewer regions, for speed: half precision is a hundred times
-    # slower than float32 where the processor lacks it.
-    for part in set(cfg.model) - {'backbone'}:
-        cfg.model[part] = narrow(cfg.model[part])
-    if 'rcnn' in name:
+    narrow(cfg)
+    if 'rcnn' in name:  # fewer regions, also for speed
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
             stage.sampler.num = 4
@@ -74,7 +62,6 @@ def build(name):
     # Fewer queries than tokens, fewer layers and fewer points, also for speed.
     if 'dino' in name:
         cfg.model.num_queries = 20
-        cfg.model.bbox_head.embed_dims = 32
         cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 2
     if 'mask2former' in name:
         head = cfg.model.decode_head if name in SEGMENTATION else cfg.model.panoptic_head

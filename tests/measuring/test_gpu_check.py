@@ -5,14 +5,17 @@ import torch
 
 from commands import run
 from marks import compiled, compiles, float16_on_cpu
+from mmatm.measuring import models
 from mmatm.measuring.gpu_check import Check, Sizes
+from mmatm.measuring.timing import PEERS
 from mmatm.ops import cpp
+from narrow import narrow
 
 TINY = dict(depths=(2, 2, 2, 2), widths=(8, 12, 16, 24), mlp_ratios=(2, 2, 2, 2),
             shares=(2, 4, 4, 8), interval=2)  # fmt: skip
 SIZES = dict(
     channels=((8, 2), (9, 3)), maps=((1, 1, 1), (2, 3, 5)), large=(9, 8), arch=TINY, image=(64, 96),
-    small=32, batches=(1, 2), repeats=1, compiler='eager', peers=('resnet-50',),
+    small=32, batches=(1, 2), repeats=1, compiler='eager', peers=('tiny',),
     trained=(torch.float32, torch.bfloat16),  # convolutions in float16 are slow on a CPU
     heads={'mmdet': ('retinanet',), 'mmseg': ('fpn',)}, compile_heads=False,
 )  # fmt: skip
@@ -21,12 +24,15 @@ pytestmark = compiled
 
 
 @compiles
-def test_whole_logic_on_a_cpu():
+def test_whole_logic_on_a_cpu(monkeypatch):
+    monkeypatch.setitem(PEERS, 'tiny', 'test_resnet')
+    build = models.build
+    monkeypatch.setattr(models, 'build', lambda config: narrow(config) or build(config))
     check = Check('cpu', Sizes(**SIZES))
     page = check.run()
     assert check.faults == []
     assert page.count('4 of 4 right') == 16
-    for row in ('backbone, compiled', 'stage 3', 'forward + backward', 'resnet-50', 'per image'):
+    for row in ('backbone, compiled', 'stage 3', 'forward + backward', 'tiny', 'per image'):
         assert f'| {row}' in page or row in page
     assert 'Left out' not in page
     tables = [line for line in page.splitlines() if line.startswith('| ---')]

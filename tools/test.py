@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
-from mmatm.checkpoints.loading import EMA_PREFIX
+from mmatm.checkpoints.loading import EMA_PREFIX, load_whole_model
 from mmatm.cli.arguments import (
     check_data,
     leave_process_group,
@@ -85,6 +85,7 @@ def main() -> None:
     elif args.out and scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     with readable_checkpoints():
+        load_whole_model(runner.model, args.checkpoint)  # the runner accepts any
         runner.test()
     del runner
     leave_process_group()

@@ -1,6 +1,6 @@
 """Fit the tensors of a checkpoint, in any layout, to an ATMNet."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -70,24 +70,6 @@ def adapt_state_dict(state_dict: MutableMapping[str, Any], prefix: str, module: 
     if dropped:
         log(f'ATMNet: {len(dropped)} tensors are not of this model, dropped: {shorten(dropped)}')
     state_dict.update((prefix + name, value) for name, value in weights.items())
-
-
-def compare(weights: Mapping[str, Any], module: nn.Module) -> tuple[list[str], list[str]]:
-    """Return the parameters of ``module`` that ``weights`` lacks, and those of another shape.
-
-    Args:
-        weights: tensors by the names of the module; a prefix ``module.`` is ignored.
-        module: a whole model. Buffers are not compared: some models compute theirs.
-    """
-    found = {name.removeprefix('module.'): value for name, value in weights.items()}
-    parameters = dict(module.named_parameters())
-    missing = [name for name in parameters if name not in found]
-    wrong = [
-        f'{name} is {list(found[name].shape)}, expected {list(value.shape)}'
-        for name, value in parameters.items()
-        if name in found and getattr(found[name], 'shape', None) != value.shape
-    ]
-    return missing, wrong
 
 
 def why_unusable(value: Any, meta: bool = False) -> str:

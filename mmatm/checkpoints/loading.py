@@ -8,7 +8,10 @@ from mmengine.dist import barrier, get_rank
 from mmengine.model import update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from ..utils.messages import shorten
+from .names import CheckpointError
 from .reading import download, is_remote, read_checkpoint
 
 EMA_PREFIX = 'ema:'
@@ -83,3 +86,43 @@ def load_pretrained(
     module.load_state_dict(weights, strict=False)
     if hasattr(module, '_params_init_info'):
         update_init_info(module, init_info=f'load from {checkpoint}')
+
+
+def load_whole_model(model: nn.Module, checkpoint: str) -> dict[str, Any]:
+    """Load a checkpoint that leaves no parameter random, and return what it holds.
+
+    mmengine only logs which ones it leaves. Auxiliary heads may stay random: only training needs
+    them.
+
+    Args:
+        model: a detector, segmentor or classifier, maybe wrapped for several processes or for
+            test-time augmentation.
+        checkpoint: path or URL, which is read safely; ``ema:FILE`` for the EMA weights in it.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file cannot be read, lacks parameters or has some of another shape.
+    """
+    while isinstance(inner := getattr(model, 'module', None), nn.Module):
+        model = inner
+    with reading_safely():
+        content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', logger='silent')
+    weights = content.get('state_dict', content)
+    consume_prefix_in_state_dict_if_present(weights, 'module.')
+    try:
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:  # torch writes a headline, then one line per wrong shape
+        headline, *wrong = str(error).splitlines()
+        reason = shorten(line.strip('\t.') for line in wrong) or headline
+        raise CheckpointError(
+            f'checkpoint {checkpoint} does not fit the config: {reason}'
+        ) from None
+    # Buffers are not compared: some models compute theirs.
+    parameters = dict(model.named_parameters())
+    missing = [n for n in missing if n in parameters and not n.startswith('auxiliary_head.')]
+    if missing:
+        raise CheckpointError(
+            f'checkpoint {checkpoint} does not fit the config: of {len(parameters)} parameters of '
+            f'the model it lacks {shorten(missing)}'
+        )
+    return content

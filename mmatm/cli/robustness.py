@@ -12,7 +12,7 @@ from statistics import fmean
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..checkpoints.loading import EMA_PREFIX
+from ..checkpoints.loading import EMA_PREFIX, load_whole_model
 from ..utils.files import write_atomically
 from .arguments import make_runner
 
@@ -70,6 +70,7 @@ def evaluate(cfg: Config, names: Sequence[str], severities: Sequence[int]) -> Re
     found = _known(file, identity)
     seed = (cfg.get('randomness') or {}).get('seed') or 0
     runner = make_runner(cfg)
+    load_whole_model(runner.model, cfg.load_from)
     for name in names:
         for severity in (0, *severities):
             done = found.setdefault(name, {})

@@ -6,15 +6,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
-from ..checkpoints import CheckpointError
-from ..checkpoints.loading import EMA_PREFIX, load_from_any
-from ..utils.messages import shorten
+from ..checkpoints.loading import load_whole_model
 from . import ExportError
 from .models import Deployed
-
-# Heads that serve training alone, and what torch counts.
-_UNUSED = ('auxiliary_head.', 'data_preprocessor.')
-_COUNTER = '.num_batches_tracked'
 
 
 def build(cfg: Any, checkpoint: str) -> tuple[Any, dict]:
@@ -25,17 +19,7 @@ def build(cfg: Any, checkpoint: str) -> tuple[Any, dict]:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    ema = checkpoint.startswith(EMA_PREFIX)
-    content = load_from_any(checkpoint.removeprefix(EMA_PREFIX), 'cpu', ema)
-    weights = dict(content.get('state_dict', content))
-    try:
-        missing = model.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:
-        raise CheckpointError(f'{checkpoint}: {" ".join(str(error).split())}') from None
-    missing = [m for m in missing if not m.startswith(_UNUSED) and not m.endswith(_COUNTER)]
-    if missing:
-        raise CheckpointError(f'{checkpoint} lacks weights of this model: {shorten(missing)}')
-    meta = content.get('meta')
+    meta = load_whole_model(model, checkpoint).get('meta')
     return model.eval(), meta if isinstance(meta, dict) else {}
 
 

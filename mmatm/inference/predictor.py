@@ -13,11 +13,9 @@ from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import autocast
 from mmengine.structures import PixelData
 
-from ..checkpoints.fitting import compare
-from ..checkpoints.loading import EMA_PREFIX, load_from_any, reading_safely
-from ..checkpoints.names import CheckpointError
+from ..checkpoints.loading import load_whole_model, reading_safely
 from ..packaged import find_config
-from ..utils.messages import log, shorten
+from ..utils.messages import log
 from .inputs import Image, Images
 from .prediction import Prediction, decode
 from .tiles import grid, merge_logits, merge_objects
@@ -79,7 +77,7 @@ class Predictor:
             warnings.filterwarnings('ignore', 'dataset_meta or class names are not saved')
             self.inferencer = _inferencer(scope, config, checkpoint, device)
         self.model = self.inferencer.model
-        _check(self.model, checkpoint)
+        load_whole_model(self.model, checkpoint)
         names = ('classes', 'palette') if scope == 'mmseg' else self.metainfo
         self.model.dataset_meta = {name: self.metainfo.get(name) for name in names}
         if scope == 'mmdet':
@@ -279,18 +277,3 @@ def _inferencer(scope: str, config: Config, checkpoint: str, device: str | None)
     from mmpretrain import ImageClassificationInferencer
 
     return ImageClassificationInferencer(config, checkpoint, device or get_device())
-
-
-def _check(model: torch.nn.Module, checkpoint: str) -> None:
-    """Raise an error if the checkpoint left parameters random; mm only logs that."""
-    file = checkpoint.removeprefix(EMA_PREFIX)
-    content = load_from_any(file, 'cpu', ema=file != checkpoint)
-    missing, wrong = compare(content.get('state_dict', content), model)
-    # Predicting does not need the auxiliary heads of a segmentor.
-    missing = [name for name in missing if not name.startswith('auxiliary_head')]
-    if missing or wrong:
-        raise CheckpointError(
-            f'checkpoint {file} does not fit the config: of {len(list(model.parameters()))} '
-            f'parameters of the model it lacks {shorten(missing) or "none"}'
-            + (f'; of another shape are {shorten(wrong)}' if wrong else '')
-        )

@@ -13,6 +13,7 @@ from torch import nn
 
 from hostile import Bomb
 from mmatm.checkpoints import CheckpointError, published_name, read_checkpoint, translate_name
+from mmatm.checkpoints.loading import load_whole_model
 from mmatm.models import ARCHS, ATMNet
 from reference import published_state_dict
 
@@ -128,6 +129,26 @@ def test_segmentor_file_with_published_names(tmp_path, backbone):
     detector = Detector(ATMNet('xt'))
     load_checkpoint(detector, path)
     same_output(detector.backbone, backbone)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_whole_models_lack_nothing(prefix, tmp_path, backbone):
+    model = Detector(ATMNet('xt'))
+    head = {f'head.{name}': value for name, value in nn.Linear(2, 2).state_dict().items()}
+    trunk = {f'backbone.{name}': value for name, value in published_state_dict('xt').items()}
+    weights = {f'{prefix}{name}': value for name, value in {**trunk, **head}.items()}
+    path = save(tmp_path, dict(state_dict=weights))
+    load_whole_model(nn.DataParallel(model), path)
+    same_output(model.backbone, backbone)
+    assert torch.equal(model.head.weight, head['head.weight'])
+    model.auxiliary_head = nn.Linear(2, 2)
+    load_whole_model(model, path)
+
+    for wrong in ({}, {'head.weight': torch.zeros(3, 2)}, {'head.weight': torch.zeros(2, 2)}):
+        path = save(tmp_path, dict(state_dict={**trunk, **wrong}))
+        with pytest.raises(CheckpointError, match=r'head\.(weight|bias)') as error:
+            load_whole_model(model, path)
+        assert len(str(error.value).splitlines()) == 1
 
 
 def test_own_file_of_mmengine(tmp_path, backbone):

@@ -85,6 +85,15 @@ def test_test_time_augmentation(detector, options, tmp_path):
     assert 'coco/bbox_mAP_50' in printed
 
 
+def test_checkpoint_of_another_head_is_rejected(segmentor, options, tmp_path):
+    printed = run(
+        'tools/test.py', DETECTOR, segmentor / 'iter_2.pth', '--work-dir', tmp_path, *options,
+        code=1,
+    )  # fmt: skip
+    assert 'rpn_head' in printed.splitlines()[-1]
+    assert 'Traceback' not in printed
+
+
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTOR])
 def test_mixed_precision_on_a_cpu(config, options, seg_options, tmp_path):
     choice = options if config == DETECTOR else seg_options

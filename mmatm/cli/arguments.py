@@ -31,7 +31,12 @@ _METRICS = {  # the packages of mmdet's metrics, and how to install them beside 
     'CocoPanopticMetric': ('panopticapi', 'pip install --no-deps panopticapi-lite'),
     'LVISMetric': ('lvis', 'pip install lvis'),
 }
-_PACKAGES = {'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}  # names that OneDL changed
+_PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab calls its own
+    'mmcv': ('onedl', 'mmcv'),
+    'mmdet': ('onedl', 'mmdet'),
+    'mmseg': ('onedl', 'mmsegmentation'),
+    'mmpretrain': ('classification', 'mmpretrain'),
+}
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -97,11 +102,17 @@ def read_config(name: str, options: dict | None = None) -> Config:
         # mmengine sets no name; its message begins with the package.
         _exit_without(error.name or str(error).split()[0], name)
     for package in ('mmcv', cfg.get('default_scope')):
-        if package and find_spec(package) is None:
-            _exit_without(package, name)
+        if package:
+            check_package(package, name)
     cfg.merge_from_dict(options or {})
     install_reader()
     return cfg
+
+
+def check_package(package: str, what: str) -> None:
+    """Exit with one sentence if a package that ``what`` needs is not installed."""
+    if find_spec(package) is None:
+        _exit_without(package, what)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -195,9 +206,12 @@ def leave_process_group() -> None:
         gc.collect()
 
 
-def _exit_without(package: str, config: str) -> NoReturn:
-    name = _PACKAGES.get(package, package)
-    sys.exit(
-        f'{config} needs {package}, which is not installed: run "pip install onedl-{name}" (next '
-        f'to OpenMMLab\'s own releases: "pip install {package}")'
-    )
+def _exit_without(package: str, what: str) -> NoReturn:
+    remedy = ''
+    if package in _PACKAGES:
+        extra, name = _PACKAGES[package]
+        remedy = (
+            f": run \"pip install 'mmatm[{extra}]'\" (next to OpenMMLab's own releases: "
+            f'"pip install {name}")'
+        )
+    sys.exit(f'{what} needs {package}, which is not installed{remedy}')

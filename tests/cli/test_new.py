@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from commands import run, scalars
-from mmatm.cli import new
+from mmatm.cli import arguments, new
 from mmatm.cli.new import trial
 from reference import published_state_dict
 
@@ -440,6 +440,14 @@ def test_folder_per_split_and_class(data, make):
 def test_images_and_photographed_masks_are_no_classes(data, rejected):
     own_data.class_folders(data, classes=('images', 'masks'))
     assert 'neither COCO JSON' in rejected()
+
+
+def test_missing_package_is_named(data, rejected, monkeypatch):
+    own_data.class_folders(data)
+    monkeypatch.setattr(arguments, 'find_spec', lambda _: None)
+    said = rejected(tried=True)
+    assert said.startswith(f'training on {data}')
+    assert 'mmatm[classification]' in said
 
 
 # The command

@@ -90,7 +90,7 @@ def test_evaluates(config, work_dir, tmp_path, options):
 def test_missing_package_is_named():
     from mmatm.cli.arguments import _exit_without
 
-    with pytest.raises(SystemExit, match='pip install onedl-mmpretrain') as error:
+    with pytest.raises(SystemExit, match=r'mmatm\[classification\]') as error:
         _exit_without('mmpretrain', CONFIG)
     assert CONFIG in str(error.value)
 

@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise DataError(f'--head {args.head}: for {found.task} the heads are {heads}')
         device = args.device or _device()
         recipe = choose_recipe(measured, device, args.head, args.arch, args.pretrained)
+        if not args.no_try:
+            _check_package(args.data, found.task)
     except (DataError, FileNotFoundError) as error:
         sys.exit(str(error))
     try:
@@ -210,6 +212,14 @@ def _check_content(found: Found, splits: Splits) -> None:
         absent = [name for label, name in enumerate(found.classes) if label not in present]
         if absent:
             found.choices.append(('note', f'{split} has nothing of {shorten(absent)}'))
+
+
+def _check_package(data: Path, task: str) -> None:
+    """Exit with one sentence if the package that trains for a task is not installed."""
+    from ..arguments import check_package
+
+    package = {'segmentation': 'mmseg', 'classification': 'mmpretrain'}.get(task, 'mmdet')
+    check_package(package, f'training on {data} ({task})')
 
 
 def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list[tuple[str, str]]:

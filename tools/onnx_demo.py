@@ -171,23 +171,30 @@ def main() -> None:
     parser.add_argument('images', type=Path, nargs='+', help='images, or folders of images')
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'))
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
+    parser.add_argument('--force', action='store_true', help='overwrite files in the folder')
     parser.add_argument('--threads', type=int, default=0, help='cores to use (default: all)')
     args = parser.parse_args()
     for path in (args.model, *args.images):
         if not path.exists():
             sys.exit(f'{path} does not exist')
-    try:
-        model = Model(args.model, args.threads)
-    except Exception as error:  # onnxruntime has a class of its own for every failure
-        sys.exit(f'{args.model} cannot be read as a model: {str(error).splitlines()[0]}')
     files: list[Path] = []
     for path in args.images:
         inside = path.iterdir() if path.is_dir() else [path]
         files += sorted(p for p in inside if p == path or p.suffix.lower() in SUFFIXES)
     if not files:
         sys.exit(f'no image ({" ".join(SUFFIXES)}) in {", ".join(map(str, args.images))}')
+    targets = [args.out_dir / f'{f.stem}{suffix}' for f in files for suffix in ('.png', '.json')]
+    if not args.force and (found := next(filter(Path.exists, targets), None)):
+        sys.exit(f'{found} exists: choose another --out-dir, or pass --force to overwrite')
+    try:
+        model = Model(args.model, args.threads)
+    except Exception as error:  # onnxruntime has a class of its own for every failure
+        sys.exit(f'{args.model} cannot be read as a model: {str(error).splitlines()[0]}')
 
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f'--out-dir {args.out_dir} cannot be made: {error.strerror}')
     skipped = 0
     for file in files:
         try:

@@ -49,14 +49,20 @@ def test_a_segmentor_from_config_to_drawing(demo_data, segmentor_file, tmp_path)
     assert again.strip() == f'{out} exists: pass --force to overwrite it'
     images = demo_data / 'ade20k' / 'images' / 'validation'
     (tmp_path / 'text.jpg').write_text('no image')
-    printed = run('tools/onnx_demo.py', out, images, tmp_path / 'text.jpg', '--out-dir',
-                  tmp_path / 'found', '--threads', 1, code=1)  # fmt: skip
+    demo = ['tools/onnx_demo.py', out, images, tmp_path / 'text.jpg', '--out-dir',
+            tmp_path / 'found', '--threads', 1]  # fmt: skip
+    printed = run(*demo, code=1)
     assert f'{tmp_path}/text.jpg is skipped: cannot identify image file' in printed
     results = sorted((tmp_path / 'found').glob('*.json'))
     assert len(results) == 4
     shares = json.loads(results[0].read_text())['shares']
     assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
     assert Image.open(results[0].with_suffix('.png')).size == (64, 64)
+    results[0].write_text('mine')
+    assert '--force' in run(*demo, code=1).splitlines()[-1]
+    assert results[0].read_text() == 'mine'
+    run(*demo, '--force', code=1)
+    assert json.loads(results[0].read_text())['shares'] == shares
 
 
 def test_commands_in_the_documentation(demo_data, tmp_path):

@@ -5,6 +5,7 @@ mmengine assigns everything that a config inherits from ``_base_ = 'mmatm::...'`
 mmseg and mmpretrain, so these registries search the registries of the config's default scope.
 """
 
+import difflib
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -43,3 +44,17 @@ _REGISTRIES = [
     for root in vars(mmengine.registry).values()
     if isinstance(root, Registry)
 ]
+
+
+def similar_names(name: str, registry: str, scope: str) -> list[str]:
+    """The three names in a registry that are most similar to ``name``.
+
+    Args:
+        name: of a class or function.
+        registry: name of the registry, e.g. ``model``.
+        scope: whose registry it is, e.g. ``mmdet``.
+    """
+    roots = (root for root in vars(mmengine.registry).values() if isinstance(root, Registry))
+    root = next(root for root in roots if root.name == registry)
+    child = root.children.get(next(_scopes()) if scope == SCOPE else scope, root)
+    return difflib.get_close_matches(name, {**root.module_dict, **child.module_dict}, 3, cutoff=0)

@@ -12,11 +12,11 @@ from mmengine.evaluator import DumpResults
 from mmatm.checkpoints.loading import EMA_PREFIX, load_whole_model
 from mmatm.cli.arguments import (
     check_data,
+    explained_errors,
     leave_process_group,
     load_config,
     make_parser,
     make_runner,
-    readable_checkpoints,
 )
 from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
 from mmatm.data import metrics
@@ -24,6 +24,7 @@ from mmatm.data import metrics
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # their predictions are one .pkl file
 
 
+@explained_errors()
 def main() -> None:
     parser = make_parser('Evaluate a detector, a segmentor or a classifier')
     parser.add_argument('checkpoint', help='checkpoint file; ema:FILE for the EMA weights in it')
@@ -70,8 +71,7 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
     if args.corruptions is not None:
-        with readable_checkpoints():
-            evaluate(cfg, names, args.severities)
+        evaluate(cfg, names, args.severities)
         leave_process_group()
         return
     if args.out and scope == 'mmseg':
@@ -84,9 +84,8 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     elif args.out and scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    with readable_checkpoints():
-        load_whole_model(runner.model, args.checkpoint)  # the runner accepts any
-        runner.test()
+    load_whole_model(runner.model, args.checkpoint)  # the runner accepts any
+    runner.test()
     del runner
     leave_process_group()
 

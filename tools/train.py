@@ -6,16 +6,17 @@ from pathlib import Path
 
 from mmatm.cli.arguments import (
     check_data,
+    explained_errors,
     leave_process_group,
     load_config,
     make_parser,
     make_runner,
-    readable_checkpoints,
 )
 from mmatm.cli.pretrained import add_pretrained_option, use_pretrained, warn_if_random
 from mmatm.engine.amp import use_mixed_precision
 
 
+@explained_errors()
 def main() -> None:
     parser = make_parser('Train a detector, a segmentor or a classifier')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
@@ -59,8 +60,7 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     warn_if_random(cfg)
-    with readable_checkpoints():
-        make_runner(cfg).train()
+    make_runner(cfg).train()
     leave_process_group()
 
 

@@ -4,6 +4,7 @@ import argparse
 import errno
 import gc
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.loading import install_reader
 from ..checkpoints.reading import TRUST_FLAG, trust_checkpoints
 from ..data import DataError, check_classes, check_paths, metrics
+from ..models.trunk import ArgumentError
 from ..packaged import find_config
+from ..registry import similar_names
 from ..utils.environment import find_problems
 
 _METRICS = {  # the packages of mmdet's metrics, and how to install them beside numpy 2
@@ -37,6 +40,8 @@ _PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab 
     'mmseg': ('onedl', 'mmsegmentation'),
     'mmpretrain': ('classification', 'mmpretrain'),
 }
+# What mmengine says of a type that is in no registry.
+_UNKNOWN_TYPE = re.compile(r"([^\s']+) is not in the (\S+)::(.+?) registry")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -168,12 +173,24 @@ def make_runner(cfg: Config) -> Runner:
 
 
 @contextmanager
-def readable_checkpoints() -> Iterator[None]:
-    """Exit with one sentence where a checkpoint is damaged, or is not one of this model."""
+def explained_errors() -> Iterator[None]:
+    """Exit with one sentence where a checkpoint or a setting of the config cannot be used.
+
+    It also decorates functions. Other errors keep their tracebacks.
+    """
     try:
         yield
-    except CheckpointError as error:
+    except (ArgumentError, CheckpointError) as error:
         sys.exit(str(error))
+    except KeyError as error:
+        if not (unknown := _UNKNOWN_TYPE.search(str(error))):
+            raise
+        name, scope, registry = unknown.groups()
+        similar = similar_names(name, registry, scope)
+        sys.exit(
+            f'the config has the type {name}, which is not in the registry {scope}::{registry}; '
+            f'similar names in it: {", ".join(similar)}'
+        )
 
 
 def run_tool(command: str, *arguments: Any) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..checkpoints import adapt_state_dict
 from ..checkpoints.loading import load_pretrained
 from ..utils.messages import log
-from .trunk import NUM_STAGES, Trunk, init_parameters
+from .trunk import NUM_STAGES, ArgumentError, Trunk, init_parameters
 
 
 @MODELS.register_module()
@@ -32,7 +32,7 @@ class ATMNet(Trunk, BaseModule):
             or timm. ``ema=True`` loads the EMA weights.
 
     Raises:
-        ValueError: an argument is not allowed.
+        ArgumentError: an argument is not allowed.
         CheckpointError: (when loading) the weights do not fit this backbone.
 
     Source: *Active Token Mixer* (AAAI 2023, arXiv 2203.06108).
@@ -56,16 +56,16 @@ class ATMNet(Trunk, BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ):
         if isinstance(out_indices, str) or not isinstance(out_indices, Sequence):
-            raise ValueError(f'out_indices must be a list of stages, but is {out_indices!r}')
+            raise ArgumentError(f'out_indices must be a list of stages, but is {out_indices!r}')
         allowed = range(NUM_STAGES)
         if not out_indices or any(
             i not in allowed or (n and i <= out_indices[n - 1]) for n, i in enumerate(out_indices)
         ):
-            raise ValueError(
+            raise ArgumentError(
                 f'out_indices must be ascending and out of {list(allowed)}, but is {out_indices!r}'
             )
         if frozen_stages not in range(-1, NUM_STAGES + 1):
-            raise ValueError(
+            raise ArgumentError(
                 f'frozen_stages must be from -1 to {NUM_STAGES}, but is {frozen_stages!r}'
             )
         # Stages after the last output would get no gradient.

@@ -35,40 +35,46 @@ ARCHS: dict[str, dict[str, Any]] = {
 }
 
 
+class ArgumentError(ValueError):
+    """An argument that describes a model is not allowed."""
+
+
 def resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     """The complete description of ``arch``, a name in :data:`ARCHS` or a mapping of its keys.
 
     Raises:
-        ValueError: unknown name; or a mapping with a missing or unknown key or a bad value.
+        ArgumentError: unknown name; or a mapping with a missing or unknown key or a bad value.
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'arch must be one of {sorted(ARCHS)} or a dict, but is {arch!r}')
+            raise ArgumentError(f'arch must be one of {sorted(ARCHS)} or a dict, but is {arch!r}')
         return dict(ARCHS[arch])
     keys = sorted(ARCHS['t'])
     if not isinstance(arch, Mapping) or sorted(arch) != keys:
-        raise ValueError(f'arch must be one of {sorted(ARCHS)} or a dict with keys {keys}: {arch}')
+        raise ArgumentError(
+            f'arch must be one of {sorted(ARCHS)} or a dict with keys {keys}: {arch}'
+        )
     arch = dict(arch)
     for key in ('depths', 'widths', 'mlp_ratios', 'shares'):
         values = arch[key]
         if not isinstance(values, Sequence) or len(values) != NUM_STAGES:
-            raise ValueError(f'arch[{key!r}] must list {NUM_STAGES} numbers, but is {values!r}')
+            raise ArgumentError(f'arch[{key!r}] must list {NUM_STAGES} numbers, but is {values!r}')
         whole = key != 'mlp_ratios'
         if not all(isinstance(v, int) or (not whole and isinstance(v, float)) for v in values) or (
             min(values) <= 0
         ):
             kind = 'whole numbers' if whole else 'numbers'
-            raise ValueError(f'arch[{key!r}] must be {kind} above 0, but is {values!r}')
+            raise ArgumentError(f'arch[{key!r}] must be {kind} above 0, but is {values!r}')
     if not isinstance(arch['interval'], int) or arch['interval'] < 1:
-        raise ValueError(f"arch['interval'] must be a whole number >= 1: {arch['interval']!r}")
+        raise ArgumentError(f"arch['interval'] must be a whole number >= 1: {arch['interval']!r}")
     if min(arch['depths']) < 2:
-        raise ValueError(
+        raise ArgumentError(
             "arch['depths'] must be at least 2, since the last block of a stage never generates "
             f'offsets, but is {arch["depths"]!r}'
         )
     for width, share in zip(arch['widths'], arch['shares'], strict=True):
         if width % share or width % 4:
-            raise ValueError(
+            raise ArgumentError(
                 "arch['widths'] must be multiples of 4 and of arch['shares'], "
                 f'but width {width} meets share {share}'
             )
@@ -214,9 +220,9 @@ class Trunk(nn.Module):
     ):
         super().__init__()
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), but is {drop_path_rate!r}')
+            raise ArgumentError(f'drop_path_rate must be in [0, 1), but is {drop_path_rate!r}')
         if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be a whole number >= 1, but is {in_channels!r}')
+            raise ArgumentError(f'in_channels must be a whole number >= 1, but is {in_channels!r}')
         self.arch = resolve_arch(arch)
         depths, self.widths = self.arch['depths'], tuple(self.arch['widths'])
         rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))

@@ -243,6 +243,8 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/test.py', DETECTOR, 'README.md', '--out', 'x.txt'], 'x.txt'),
         (['tools/test.py', DETECTOR, 'README.md'], 'README.md was not loaded'),
         (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
+        (['tools/train.py', DETECTOR, 'model.type=MaskRNN'], 'type MaskRNN,'),
+        (['tools/train.py', DETECTOR, 'model.backbone.arch=zz'], "'xt'"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, said, options):

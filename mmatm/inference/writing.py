@@ -11,7 +11,7 @@ import mmcv
 import numpy as np
 
 from ..data import read_coco
-from ..utils.files import PART
+from ..utils.files import PART, check_writable
 from .prediction import Prediction
 from .predictor import Predictor
 
@@ -44,6 +44,7 @@ class Writer:
 
     Raises:
         FileExistsError: the folder holds predictions already.
+        OSError: it cannot be written.
         DataError: the annotations are not in COCO's format.
         ValueError: they lack a class, or (while writing) an image.
     """
@@ -222,14 +223,13 @@ class _List:
 
 
 def check_folder(folder: Path, force: bool) -> None:
-    """Check that no earlier predictions in ``folder`` would be overwritten.
+    """Check that ``folder`` can be written, and no earlier predictions would be overwritten.
 
     Raises:
         FileExistsError: they would, and ``force`` is False.
-        NotADirectoryError: it is a file.
+        OSError: it is a file, or cannot be made or written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f'{folder} must be a folder, but is a file')
+    check_writable(folder)
     names = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
     if names and not force:
         raise FileExistsError(

@@ -3,11 +3,29 @@
 import errno
 import hashlib
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
 PART = '.part'  # suffix of a file that is being written
 CHECKSUM = '.sha256'  # suffix of the file next to it, in the format of the command sha256sum
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Check that a folder can be written, or made if it does not exist. Nothing is left in it.
+
+    Raises:
+        OSError: it cannot. The message is a sentence.
+    """
+    path = Path(folder).absolute()
+    existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'{folder} cannot be written: no file can be made in {existing} ({error.strerror})'
+        ) from None
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

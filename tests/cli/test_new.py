@@ -497,6 +497,13 @@ def test_nothing_is_overwritten_or_lost(data, make, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ['mine.py', 'mine_data']
 
 
+def test_places_that_cannot_be_written(data, rejected, tmp_path):
+    own_data.voc(data)
+    (tmp_path / 'file').touch()
+    said = rejected('--data-out', tmp_path / 'file' / 'deep' / 'data')
+    assert said.startswith(f'{tmp_path}/file/deep cannot be written')
+
+
 @pytest.mark.parametrize(
     ('flags', 'reason'),
     [

@@ -107,7 +107,8 @@ def test_a_folder_with_everything(detector, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'wrong', ['input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head']
+    'wrong',
+    ['input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'out'],
 )
 def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     nothing = tmp_path / 'nothing'
@@ -126,6 +127,9 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
         more, expected = ['--tile', 8], 'but is 8'
     elif wrong == 'device':
         more, expected = ['--device', 'toaster'], 'toaster'
+    elif wrong == 'out':
+        nothing.touch()
+        more, expected = ['--out-dir', nothing / 'out'], f'{nothing}/out cannot be written'
     else:
         more, expected = ['--cfg-options', 'model.roi_head.mask_head.num_classes=7'], 'mask_head'
     out = tmp_path / 'out'

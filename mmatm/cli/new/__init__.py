@@ -14,7 +14,7 @@ from ...data.problems import DataError, limited
 from ...data.splitting import Splits, choose_splits
 from ...data.writing import image_root, is_foreign, put_in_place, write_dataset
 from ...models.trunk import ARCHS
-from ...utils.files import write_atomically
+from ...utils.files import check_writable, write_atomically
 from ...utils.messages import shorten
 from .measuring import Measured
 from .recipes import HEADS, Recipe, choose_recipe, choose_schedule
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe = choose_recipe(measured, device, args.head, args.arch, args.pretrained)
         if not args.no_try:
             _check_package(args.data, found.task)
-    except (DataError, FileNotFoundError) as error:
+    except (DataError, OSError) as error:
         sys.exit(str(error))
     try:
         choices = _write(args, measured, recipe)
@@ -191,6 +191,8 @@ def _check_targets(args: argparse.Namespace) -> None:
     if args.out.is_dir() or is_foreign(folder):
         path = args.out if args.out.is_dir() else folder
         raise DataError(f'{path} holds what mmatm new did not write; choose another')
+    for path in (args.out, folder):
+        check_writable(path.parent)
 
 
 def _report(found: Found) -> None:

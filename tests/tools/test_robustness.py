@@ -21,7 +21,7 @@ def more(options):
     items = ','.join(f"'{item}'" for item in ITEMS)
     return [*options, 'test_evaluator.metric=bbox', f'test_evaluator.metric_items=[{items}]',
             'model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rcnn.nms.class_agnostic=False',
-            'model.test_cfg.rpn.max_per_img=300', 'model.test_cfg.rcnn.max_per_img=1000',
+            'model.test_cfg.rpn.max_per_img=60', 'model.test_cfg.rcnn.max_per_img=200',
             'randomness.seed=3']  # fmt: skip
 
 

@@ -114,8 +114,7 @@ compare: setup ## train two demos with five backbones each, up to 90 minutes, an
 	$(BIN)/mmatm compare
 
 benchmark: setup ## time ATMNet beside the published code and other backbones, on a CPU
-	MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=2000000000 \
-		$(BIN)/mmatm benchmark --device cpu --out work_dirs/benchmark
+	$(BIN)/mmatm benchmark --device cpu --out work_dirs/benchmark
 
 gpu: setup ## check every kernel and head on a GPU, and measure it; less than 8 minutes
 	$(BIN)/mmatm gpu-check --force

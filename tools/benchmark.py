@@ -23,6 +23,7 @@ from mmatm.measuring.comparisons import NAMES, Suite, draw, report
 from mmatm.measuring.timing import measure
 from mmatm.ops import available_backends
 from mmatm.utils.files import write_atomically
+from mmatm.utils.memory import keep_freed_memory
 
 PARTS = ('inference', 'train', 'data')
 CHECKPOINTS = ('.pth', '.pt', '.pkl', '.ckpt', '.safetensors')
@@ -84,6 +85,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    keep_freed_memory()  # as in the other tools
     if comparisons:
         compare(args)
     else:

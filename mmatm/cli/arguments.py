@@ -29,6 +29,7 @@ from ..models.trunk import ArgumentError
 from ..packaged import find_config
 from ..registry import similar_names
 from ..utils.environment import find_problems
+from ..utils.memory import keep_freed_memory
 
 _METRICS = {  # the packages of mmdet's metrics, and how to install them beside numpy 2
     'CocoPanopticMetric': ('panopticapi', 'pip install --no-deps panopticapi-lite'),
@@ -87,7 +88,8 @@ def add_trust_flag(parser: argparse.ArgumentParser) -> None:
 def read_config(name: str, options: dict | None = None) -> Config:
     """Read a config, given as a file or a packaged name, and merge ``options`` into it.
 
-    Afterwards this process reads all checkpoints with :func:`mmatm.checkpoints.read_checkpoint`.
+    Afterwards this process reads all checkpoints with :func:`mmatm.checkpoints.read_checkpoint`
+    and, without a GPU, keeps the memory of freed tensors.
     Exits with one sentence if the file or a package that it needs is missing, or if it is not
     Python.
     """
@@ -111,6 +113,7 @@ def read_config(name: str, options: dict | None = None) -> Config:
             check_package(package, name)
     cfg.merge_from_dict(options or {})
     install_reader()
+    keep_freed_memory()
     return cfg
 
 

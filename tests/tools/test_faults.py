@@ -22,30 +22,6 @@ def weights(file):
     return torch.load(file, weights_only=False)['state_dict']
 
 
-def test_two_processes_train_as_one(seg_options, tmp_path):
-    # The loss of a segmentor is a mean over pixels, so the mean over two halves of a batch is that
-    # of the whole; a detector's is divided by the positives of each process.
-    common = [
-        *seg_options, 'train_cfg.max_iters=5', 'model.decode_head.dropout_ratio=0.0',
-        'optim_wrapper.optimizer.lr=0.001', 'train_cfg.val_interval=5',
-        'default_hooks.checkpoint.interval=5',
-        'train_dataloader.dataset.pipeline.3.prob=0.0',
-        'train_dataloader.dataset.pipeline.4.prob=0.0',
-        'train_dataloader.dataset.pipeline.5.prob=0.0',
-    ]  # fmt: skip
-    one, two = tmp_path / 'one', tmp_path / 'two'
-    run('tools/train.py', SEGMENTOR, '--work-dir', one, *common)
-    run('tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', two, *common,
-        'train_dataloader.batch_size=2')  # fmt: skip
-    expected, found = weights(one / 'iter_5.pth'), weights(two / 'iter_5.pth')
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
-    # Both evaluate the same weights, one alone and one in two processes.
-    (single,), (double,) = ([e for e in scalars(w) if 'mIoU' in e] for w in (one, two))
-    assert double['mIoU'] == pytest.approx(single['mIoU'], abs=0.05)
-
-
 def test_detector_trains_and_tests_in_two_processes(options, tmp_path):
     run('tools/dist_train.sh', DETECTOR, 2, '--work-dir', tmp_path, *options,
         'train_dataloader.batch_size=2')  # fmt: skip
@@ -167,20 +143,37 @@ def machine(tmp_path):
             os.kill(process, signal.SIGKILL)
 
 
-def test_lost_process_and_machine_come_back(seg_options, tmp_path, machine, monkeypatch):
-    """The job ends with the bits of an uninterrupted one.
+def test_two_processes_train_as_one_and_survive_losses(seg_options, tmp_path, machine, monkeypatch):
+    """One process and two come to the same weights; two that are lost, to the same bits as two.
 
     Two launchers stand for two machines. A process is lost; ``make killtest`` also loses the
     machine that holds the rendezvous, then the other. A machine that was lost starts the same
     command again.
     """
-    options = [
-        *seg_options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=20',
-        'train_cfg.val_interval=20', 'default_hooks.checkpoint.interval=2', 'randomness.seed=1',
+    # The loss of a segmentor is a mean over pixels, so the mean over two halves of a batch is that
+    # of the whole; a detector's is divided by the positives of each process.
+    common = [
+        *seg_options, 'model.decode_head.dropout_ratio=0.0', 'optim_wrapper.optimizer.lr=0.001',
+        'train_dataloader.dataset.pipeline.3.prob=0.0',
+        'train_dataloader.dataset.pipeline.4.prob=0.0',
+        'train_dataloader.dataset.pipeline.5.prob=0.0',
+        'train_cfg.val_interval=4', 'default_hooks.checkpoint.interval=2', 'randomness.seed=1',
     ]  # fmt: skip
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    one, whole, killed = (tmp_path / name for name in ('one', 'whole', 'killed'))
+    run('tools/train.py', SEGMENTOR, '--work-dir', one, *common, 'train_cfg.max_iters=4')
+    options = [*common, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=20']
     monkeypatch.setenv('MAX_RESTARTS', '5')
-    run('tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', whole, *options)
+    run('tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', whole, *options,
+        'default_hooks.checkpoint.interval=4',
+        'default_hooks.checkpoint.max_keep_ckpts=-1')  # fmt: skip
+    expected, found = weights(one / 'iter_4.pth'), weights(whole / 'iter_4.pth')
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    # Both evaluate the same weights, one alone and one in two processes.
+    single, double = (next(e for e in scalars(w) if 'mIoU' in e) for w in (one, whole))
+    assert double['mIoU'] == pytest.approx(single['mIoU'], abs=0.05)
+
     command = ['tools/dist_train.sh', SEGMENTOR, '1', '--work-dir', killed, *options]
     jobs = [machine(number, *command) for number in range(2)]
     deadline = time.monotonic() + 280

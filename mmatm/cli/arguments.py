@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -43,6 +44,8 @@ _PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab 
 }
 # What mmengine says of a type that is in no registry.
 _UNKNOWN_TYPE = re.compile(r"([^\s']+) is not in the (\S+)::(.+?) registry")
+# What Python says of an argument that a class does not take.
+_UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument ('\w+')")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -194,6 +197,13 @@ def explained_errors() -> Iterator[None]:
             f'the config has the type {name}, which is not in the registry {scope}::{registry}; '
             f'similar names in it: {", ".join(similar)}'
         )
+    except TypeError as error:
+        unknown = _UNKNOWN_ARGUMENT.search(str(error))
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not unknown or frame.f_globals['__name__'] != 'mmengine.registry.build_functions':
+            raise
+        name, argument = unknown.groups()
+        sys.exit(f'the config gives {name} the argument {argument}, which it does not take')
 
 
 def run_tool(command: str, *arguments: Any) -> int:

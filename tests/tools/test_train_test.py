@@ -245,6 +245,7 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
         (['tools/train.py', DETECTOR, 'model.type=MaskRNN'], 'type MaskRNN,'),
         (['tools/train.py', DETECTOR, 'model.backbone.arch=zz'], "'xt'"),
+        (['tools/train.py', DETECTOR, 'model.backbone.archh=t'], "'archh'"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, said, options):

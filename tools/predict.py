@@ -15,12 +15,18 @@ from tqdm import tqdm
 
 from mmatm.checkpoints import CheckpointError
 from mmatm.checkpoints.loading import EMA_PREFIX
-from mmatm.cli.arguments import add_config_options, add_trust_flag, read_config
+from mmatm.cli.arguments import (
+    add_config_options,
+    add_trust_flag,
+    explained_errors,
+    read_config,
+)
 from mmatm.data import DataError
 from mmatm.inference import Predictor, Writer
 from mmatm.inference.writing import FOLDERS, check_folder
 
 
+@explained_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

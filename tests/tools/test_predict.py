@@ -108,8 +108,11 @@ def test_a_folder_with_everything(detector, images, tmp_path):
 
 @pytest.mark.parametrize(
     'wrong',
-    ['input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'out'],
-)
+    [
+        'input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'type',
+        'out',
+    ],
+)  # fmt: skip
 def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     nothing = tmp_path / 'nothing'
     image = next(demo_data.glob('coco/val2017/*'))
@@ -127,6 +130,8 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
         more, expected = ['--tile', 8], 'but is 8'
     elif wrong == 'device':
         more, expected = ['--device', 'toaster'], 'toaster'
+    elif wrong == 'type':
+        more, expected = ['--cfg-options', 'model.type=MaskRNN'], 'type MaskRNN,'
     elif wrong == 'out':
         nothing.touch()
         more, expected = ['--out-dir', nothing / 'out'], f'{nothing}/out cannot be written'

@@ -47,14 +47,15 @@ _REGISTRIES = [
 
 
 def similar_names(name: str, registry: str, scope: str) -> list[str]:
-    """The three names in a registry that are most similar to ``name``.
+    """The three names in a registry that are most similar to ``name``; none if it is not mm's.
 
     Args:
         name: of a class or function.
         registry: name of the registry, e.g. ``model``.
         scope: whose registry it is, e.g. ``mmdet``.
     """
-    roots = (root for root in vars(mmengine.registry).values() if isinstance(root, Registry))
-    root = next(root for root in roots if root.name == registry)
-    child = root.children.get(next(_scopes()) if scope == SCOPE else scope, root)
-    return difflib.get_close_matches(name, {**root.module_dict, **child.module_dict}, 3, cutoff=0)
+    names: dict[str, type] = {}
+    for root in (ours.parent for ours in _REGISTRIES if ours.name == registry):
+        child = root.children.get(next(_scopes()) if scope == SCOPE else scope, root)
+        names |= {**root.module_dict, **child.module_dict}
+    return difflib.get_close_matches(name, names, 3, cutoff=0)

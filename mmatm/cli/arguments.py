@@ -1,7 +1,6 @@
 """Code that the tools share: arguments, configs, and checks before anything is built."""
 
 import argparse
-import errno
 import gc
 import os
 import re
@@ -30,6 +29,7 @@ from ..models.trunk import ArgumentError
 from ..packaged import find_config
 from ..registry import similar_names
 from ..utils.environment import find_problems
+from ..utils.files import check_writable
 from ..utils.memory import keep_freed_memory
 
 _METRICS = {  # the packages of mmdet's metrics, and how to install them beside numpy 2
@@ -169,12 +169,9 @@ def make_runner(cfg: Config) -> Runner:
     Exits with one sentence if its work directory cannot be written.
     """
     try:
-        folder = Path(cfg.work_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        check_writable(cfg.work_dir)
     except OSError as error:
-        sys.exit(f'the work directory {cfg.work_dir} cannot be written: {error.strerror}')
+        sys.exit(f'the work directory {error}')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -192,10 +189,10 @@ def explained_errors() -> Iterator[None]:
         if not (unknown := _UNKNOWN_TYPE.search(str(error))):
             raise
         name, scope, registry = unknown.groups()
-        similar = similar_names(name, registry, scope)
+        similar = ', '.join(similar_names(name, registry, scope))
         sys.exit(
-            f'the config has the type {name}, which is not in the registry {scope}::{registry}; '
-            f'similar names in it: {", ".join(similar)}'
+            f'the config has the type {name}, which is not in the registry {scope}::{registry}'
+            + (f'; similar names in it: {similar}' if similar else '')
         )
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))

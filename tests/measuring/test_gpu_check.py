@@ -27,7 +27,12 @@ pytestmark = compiled
 def test_whole_logic_on_a_cpu(monkeypatch):
     monkeypatch.setitem(PEERS, 'tiny', 'test_resnet')
     build = models.build
-    monkeypatch.setattr(models, 'build', lambda config: narrow(config) or build(config))
+
+    def build_narrow(config):
+        narrow(config)
+        return build(config)
+
+    monkeypatch.setattr(models, 'build', build_narrow)
     check = Check('cpu', Sizes(**SIZES))
     page = check.run()
     assert check.faults == []

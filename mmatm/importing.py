@@ -4,6 +4,7 @@
 ``mmatm --help`` and ``mmatm env`` are fast and work in broken environments.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -75,11 +76,16 @@ class _Registration(MetaPathFinder):
         @wraps(execute)
         def exec_module(imported: ModuleType) -> None:
             self._depth += ours
+            # A sixth of the time to import torch and mm is garbage collection, which finds nothing.
+            collects = gc.isenabled()
+            gc.disable()
             try:
                 with nullcontext() if ours else _explained():
                     execute(imported)
             finally:
                 self._depth -= ours
+                if collects:
+                    gc.enable()
             if not ours and name in self._pending:
                 self._due.append(self._pending.pop(name))
             while self._due and not self._depth:

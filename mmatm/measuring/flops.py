@@ -100,8 +100,8 @@ def _complexity(model: Any, height: int, width: int) -> dict[str, int]:
     mixers = [module for module in model.modules() if isinstance(module, ActiveTokenMixer)]
     if mixers:
         # Only the backbone differs from the paper's formulation, and there shapes are enough.
-        folded, _ = count_products(partial(model.backbone, image))
         forward = partial(model.backbone.to('meta'), image.to('meta'))
+        folded, _ = count_products(forward)
         for mixer in mixers:
             mixer.folds = lambda tokens: False  # type: ignore[method-assign]
         products += count_products(forward)[0] - folded

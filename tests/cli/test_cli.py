@@ -2,14 +2,13 @@
 
 import pytest
 
-from commands import DETECTOR, ROOT, python
+from commands import DETECTOR, ROOT, run
 from mmatm.packaged import find_config, model_names
 from mmatm.utils import operators
 
 
 def mmatm(*arguments, **options):
-    done = python('-m', 'mmatm', *arguments, **options)
-    return done.stdout + done.stderr
+    return run('mmatm', *arguments, **options)
 
 
 def test_every_tool_is_a_command():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from commands import DETECTOR, ROOT, python, run
+from commands import DETECTOR, ROOT, run
 from mmatm.checkpoints import weights
 from mmatm.cli.pretrained import AUTO, use_pretrained, warn_if_random
 from mmatm.cli.weights import inspect, main
@@ -24,8 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def command(*arguments, code=0):
-    done = python('-m', 'mmatm', 'weights', *arguments, code=code)
-    return done.stdout + done.stderr
+    return run('mmatm', 'weights', *arguments, code=code)
 
 
 def test_files_are_found_by_name(folder):

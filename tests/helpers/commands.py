@@ -18,12 +18,13 @@ SEGMENTOR = 'configs/segmentation/fpn_atmnet_xt_demo.py'
 
 
 # Importing these takes longer than most of what the tools are tested on, so a server imports them
-# once and forks for every command. What registers models or transforms is not among them.
+# once and forks for every command. Where mmcv has no operators of its own, mmatm is among them.
+# Processes without any of them: python(), and what the shell scripts start.
 _SERVER = multiprocessing.get_context('forkserver')
 _SERVER.set_forkserver_preload(
     ['torch', 'torchvision', 'timm', 'mmengine.runner', 'mmcv.ops', 'matplotlib.pyplot',
      'scipy.stats', 'pycocotools.coco', 'imgaug', 'sklearn.gaussian_process', 'shapely.geometry',
-     'prettytable', 'einops', 'quick']
+     'prettytable', 'einops', 'mmdet.apis', 'mmseg.apis', 'quick']
 )  # fmt: skip
 _TIMEOUT = 280  # seconds
 
@@ -41,23 +42,36 @@ def free_port():
         return server.getsockname()[1]
 
 
+def start(*command, cwd=ROOT, out, err, group=False):
+    """Start a Python script, or ``mmatm`` with its arguments, whose output goes to two files.
+
+    Returns the process, which is the first of a new process group if ``group``.
+    """
+    words = list(map(str, command))
+    process = _SERVER.Process(target=_execute, args=(words, cwd, environment(), out, err, group))
+    process.start()
+    return process
+
+
 def run(*command, cwd=ROOT, code=0):
-    """Run a tool of the project, check its exit status, and return what it printed."""
+    """Run a Python or shell script, or ``mmatm``, with its arguments; return what it printed.
+
+    Any other exit status than ``code`` is an error.
+    """
     words = list(map(str, command))
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, 'out'), Path(folder, 'err')
-        if words[0].endswith('.py'):
-            process = _SERVER.Process(target=_execute, args=(words, cwd, environment(), out, err))
-            process.start()
-            process.join(_TIMEOUT)
-            status = process.exitcode
-            process.kill()
-        else:
+        if words[0].endswith('.sh'):
             with out.open('wb') as stdout, err.open('wb') as stderr:
                 status = subprocess.run(
                     ['bash', *words],
                     cwd=cwd, env=environment(), stdout=stdout, stderr=stderr, timeout=_TIMEOUT,
                 ).returncode  # fmt: skip
+        else:
+            process = start(*words, cwd=cwd, out=out, err=err)
+            process.join(_TIMEOUT)
+            status = process.exitcode
+            process.kill()
         printed, errors = out.read_text(), err.read_text()
     assert status == code, printed[-3000:] + errors[-3000:]
     return printed + errors
@@ -74,8 +88,10 @@ def python(*arguments, path=ROOT, cwd=None, code=0):
     return done
 
 
-def _execute(words, cwd, environ, out, err):
+def _execute(words, cwd, environ, out, err, group):
     """Run a Python program in this process as if it had been started on its own."""
+    if group:
+        os.setsid()
     for file, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(cwd)
@@ -83,9 +99,14 @@ def _execute(words, cwd, environ, out, err):
     os.environ.update(environ)
     torch.set_num_threads(1)  # the server has read the variable for it already
     folders = (str(ROOT / 'tests' / 'helpers'), str(ROOT / 'tools'))  # pytest adds them
-    sys.path[:] = [str(Path(words[0]).resolve().parent), *(p for p in sys.path if p not in folders)]
+    module = words[0] == 'mmatm'
+    own = str(cwd) if module else str(Path(words[0]).resolve().parent)
+    sys.path[:] = [own, *(p for p in sys.path if p not in folders)]
     sys.argv = words
-    runpy.run_path(words[0], run_name='__main__')
+    if module:
+        runpy.run_module('mmatm', run_name='__main__', alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name='__main__')
 
 
 def derive(config, addition, file):

@@ -73,7 +73,7 @@ def deterministic(request):
 
 @pytest.mark.skipif(CUDA or INTERPRETED or not TRITON, reason='the tests below run here')
 def test_in_interpreter():
-    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-k', 'not gpu', __file__]
+    command = [sys.executable, '-m', 'pytest', '--noconftest', '-k', 'not gpu', __file__]
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

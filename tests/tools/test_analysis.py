@@ -12,12 +12,10 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 # Published (ATMNet's code, README): parameters in M, FLOPs in G at 512 x 2048 and 512 x 512. For xt
-# and l also the products alone, as counted independently.
+# and l also the products alone, as counted independently. UperNet takes longest, so two of its
+# sizes stand for all.
 PUBLISHED = {
     ('upernet', 'xt'): (45.3, 889.5, 887.7),
-    ('upernet', 't'): (57.1, 926.9),
-    ('upernet', 's'): (68.6, 988.3),
-    ('upernet', 'b'): (82.1, 1055.9),
     ('upernet', 'l'): (107.9, 1105.6, 1103.3),
     ('fpn', 'xt'): (19.1, 33.1, 32.8),
     ('fpn', 't'): (30.9, 42.4),
@@ -34,7 +32,7 @@ def test_segmentors_have_the_published_size(head, arch):
     found = complexity(cfg, 512, 2048 if head == 'upernet' else 512)
     parameters, flops, *products = PUBLISHED[head, arch]
     assert round(found['parameters'] / 1e6, 1) == parameters
-    # Nine of ten to the printed digit; UperNet-xt counts 889.449 against 889.5.
+    # To the printed digit, but UperNet-xt counts 889.449 against 889.5.
     difference = found['flops_fvcore'] / 1e9 - flops
     assert -0.051 <= difference < 0.05
     assert products in ([], [round(found['flops'] / 1e9, 1)])

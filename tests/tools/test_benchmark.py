@@ -1,8 +1,6 @@
 """The benchmark's arithmetic and the formulation that it compares with."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ from mmatm.measuring.comparisons import report
 from mmatm.measuring.timing import Comparison, Target, measure
 from mmatm.models import ATMNet
 from mmatm.models.published import use_published_formulation
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_published_formulation_of_a_whole_backbone():
@@ -58,18 +54,12 @@ def test_rounds_are_interleaved_and_the_first_does_not_count():
 
 
 def test_command_line(tmp_path):
-    command = [sys.executable, 'tools/benchmark.py', 'sampling', '--repeats', '1']
-    done = subprocess.run(
-        [*command, '--out', str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert 'copy' in done.stdout
+    command = ['tools/benchmark.py', 'sampling', '--repeats', '1']
+    assert 'copy' in run(*command, '--out', tmp_path)
     content = json.loads((tmp_path / 'benchmark.json').read_text())
     assert content['results']['sampling, four stages']['copy']['seconds'] > 0
     assert (tmp_path / 'benchmark.png').stat().st_size > 1000
-    done = subprocess.run([*command, 'nothing'], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert 'nothing' in done.stderr
+    assert 'nothing' in run(*command, 'nothing', code=2)
 
 
 def test_configs(options, tmp_path):

@@ -42,7 +42,8 @@ def test_detector_scores_as_pycocotools(options, demo_data, tmp_path):
         f'test_evaluator.ann_file={annotations}',
     ]
     run('tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work', *options,
-        'train_cfg.max_epochs=12', 'train_cfg.val_interval=99')  # fmt: skip
+        'train_cfg.max_epochs=12', 'train_cfg.val_interval=99',
+        'default_hooks.checkpoint.interval=12')  # fmt: skip
     out = tmp_path / 'predictions.pkl'
     run(
         'tools/test.py', DETECTOR, tmp_path / 'work' / 'epoch_12.pth', '--work-dir', tmp_path,

@@ -2,16 +2,18 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from commands import DETECTOR, ROOT, SEGMENTOR, environment, free_port, run, scalars
+from commands import DETECTOR, ROOT, SEGMENTOR, environment, free_port, run, scalars, start
 from mmatm.utils.files import PART, damage
 
 pytest.importorskip('mmdet')
@@ -23,13 +25,34 @@ def weights(file):
 
 
 def test_detector_trains_and_tests_in_two_processes(options, tmp_path):
-    run('tools/dist_train.sh', DETECTOR, 2, '--work-dir', tmp_path, *options,
-        'train_dataloader.batch_size=2')  # fmt: skip
-    printed = run(
-        'tools/dist_test.sh', DETECTOR, tmp_path / 'epoch_1.pth', 2, '--work-dir', tmp_path,
-        *options,
-    )  # fmt: skip
-    assert 'coco/bbox_mAP_50' in printed
+    work_dir = tmp_path / 'work'
+    run_pair('tools/train.py', DETECTOR, '--work-dir', work_dir, *options,
+             'train_dataloader.batch_size=2')  # fmt: skip
+    test = DETECTOR, work_dir / 'epoch_1.pth'
+    evaluate = '--work-dir', work_dir, *options
+    double = run_pair('tools/test.py', *test, *evaluate)
+    single = run('tools/dist_test.sh', *test, 1, *evaluate)
+    found, expected = (re.findall(r'coco/\w+: *([-.0-9]+)', text) for text in (double, single))
+    assert found == expected
+    assert len(found) == 12
+
+
+def run_pair(*command):
+    """Run a tool in two processes of one job, as a launcher would; what the first printed."""
+    variables = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        outputs = [Path(folder, rank) for rank in '01']
+        processes = []
+        for output in outputs:
+            for name, value in dict(variables, RANK=output.name, LOCAL_RANK=output.name).items():
+                patch.setenv(name, value)
+            process = start(*command, '--launcher=pytorch', out=output, err=output)
+            processes.append(process)
+        for process in processes:
+            process.join(280)
+        printed = [output.read_text() for output in outputs]
+    assert [process.exitcode for process in processes] == [0, 0], printed[0][-3000:]
+    return printed[0]
 
 
 def test_launchers_explain_themselves():
@@ -162,10 +185,9 @@ def test_two_processes_train_as_one_and_survive_losses(seg_options, tmp_path, ma
     one, whole, killed = (tmp_path / name for name in ('one', 'whole', 'killed'))
     run('tools/train.py', SEGMENTOR, '--work-dir', one, *common, 'train_cfg.max_iters=4')
     options = [*common, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=20']
-    monkeypatch.setenv('MAX_RESTARTS', '5')
-    run('tools/dist_train.sh', SEGMENTOR, 2, '--work-dir', whole, *options,
-        'default_hooks.checkpoint.interval=4',
-        'default_hooks.checkpoint.max_keep_ckpts=-1')  # fmt: skip
+    run_pair('tools/train.py', SEGMENTOR, '--work-dir', whole, *options,
+             'default_hooks.checkpoint.interval=4',
+             'default_hooks.checkpoint.max_keep_ckpts=-1')  # fmt: skip
     expected, found = weights(one / 'iter_4.pth'), weights(whole / 'iter_4.pth')
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -174,6 +196,7 @@ def test_two_processes_train_as_one_and_survive_losses(seg_options, tmp_path, ma
     single, double = (next(e for e in scalars(w) if 'mIoU' in e) for w in (one, whole))
     assert double['mIoU'] == pytest.approx(single['mIoU'], abs=0.05)
 
+    monkeypatch.setenv('MAX_RESTARTS', '5')
     command = ['tools/dist_train.sh', SEGMENTOR, '1', '--work-dir', killed, *options]
     jobs = [machine(number, *command) for number in range(2)]
     deadline = time.monotonic() + 280

@@ -1,7 +1,7 @@
 """Training that is killed and resumed ends with the same bits as an uninterrupted run.
 
 Training processes get SIGKILL at random moments, also while they write a checkpoint or evaluate,
-and are then resumed. ``MMATM_KILLS`` sets how often each of the two tasks is killed (default 2);
+and are then resumed. ``MMATM_KILLS`` sets how often each of the two tasks is killed (default 1);
 ``make killtest`` sets 20.
 """
 
@@ -11,14 +11,13 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from commands import DETECTOR, ROOT, SEGMENTOR, derive, environment
+import commands
+from commands import DETECTOR, SEGMENTOR, derive
 from mmatm.checkpoints import read_checkpoint
 from mmatm.utils.files import PART, damage
 from reference import identical
@@ -26,7 +25,7 @@ from reference import identical
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-KILLS = int(os.environ.get('MMATM_KILLS', '2'))
+KILLS = int(os.environ.get('MMATM_KILLS', '1'))
 MOMENTS = ('anywhere', 'step', 'checkpoint', 'evaluation')
 TIMEOUT = 1800  # only against hanging: other work may have the cores
 
@@ -80,12 +79,10 @@ class Training:
     def __init__(self, config, work_dir, *arguments):
         self.work_dir = work_dir
         self.before = set(work_dir.glob('*/*.log'))
-        self.output = (work_dir.parent / 'output.txt').open('w+')
-        self.process = subprocess.Popen(
-            [sys.executable, 'tools/train.py', config, '--work-dir', work_dir, *arguments],
-            cwd=ROOT, env=environment(), stdout=self.output, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
+        self.output = work_dir.parent / 'output.txt'
+        self.output.write_text('')
+        words = ['tools/train.py', config, '--work-dir', work_dir, *arguments]
+        self.process = commands.start(*words, out=self.output, err=self.output, group=True)
 
     def wait_for(self, moment, seconds):
         """Until the moment has come, or the process has ended."""
@@ -96,10 +93,10 @@ class Training:
             'checkpoint': lambda: any(self.work_dir.glob(f'*{PART}')),
             'evaluation': lambda: '(val)' in self.log(),
         }[moment]
-        while not reached() and self.process.poll() is None:
+        while not reached() and self.process.is_alive():
             assert time.monotonic() < started + TIMEOUT
             time.sleep(0.001 if moment == 'checkpoint' else 0.02)
-        if moment != 'checkpoint' and self.process.poll() is None:
+        if moment != 'checkpoint' and self.process.is_alive():
             time.sleep(seconds)
 
     def log(self):
@@ -109,18 +106,17 @@ class Training:
 
     def kill(self):
         """Whether the process was still there to be killed."""
-        alive = self.process.poll() is None
+        alive = self.process.is_alive()
         self.process.kill()
-        self.process.wait()
+        self.process.join()
         # Its worker processes would end as well, but later.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         return alive
 
     def finish(self):
-        code = self.process.wait(timeout=TIMEOUT)
-        self.output.seek(0)
-        assert code == 0, self.output.read()[-4000:]
+        self.process.join(TIMEOUT)
+        assert self.process.exitcode == 0, self.output.read_text()[-4000:]
 
 
 def saved_step(work_dir, unit):

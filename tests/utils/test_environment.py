@@ -95,10 +95,8 @@ def test_torchvision_of_another_build(tmp_path):
     assert 'problem 1: torch ' in report
 
 
-@pytest.mark.parametrize(
-    'reason', ["No module named 'cv2'", 'libGL.so.1: cannot open shared object file']
-)
-def test_opencv_that_does_not_load(reason, tmp_path):
+def test_opencv_that_does_not_load(tmp_path):
+    reason = 'libGL.so.1: cannot open shared object file'
     package(tmp_path, 'cv2', f'raise ImportError({reason!r}, name="cv2")')
     error, report = run_both(tmp_path, 'import mmatm, mmengine.runner')
     assert error.startswith('OpenCV, which mmengine needs, cannot be imported')

@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from mmatm.cli.arguments import (
+    add_config_options,
+    add_trust_flag,
+    check_data,
+    explained_errors,
+    make_runner,
+    read_config,
+)
+
 NEEDED = ('onnx', 'onnxruntime')
 
 
+@explained_errors()
 def main() -> None:
-    from mmatm.cli.arguments import add_config_options, add_trust_flag, read_config
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,7 +137,6 @@ def verify(out: Path, model: Any, size: tuple[int, int]) -> None:
 
 def verify_data(out: Path, model: Any, cfg: Any, checkpoint: str) -> None:
     """Compare the metrics of onnxruntime and torch on the config's test set."""
-    from mmatm.cli.arguments import check_data, make_runner
     from mmatm.export import ExportError
     from mmatm.export.verify import METRIC_POINTS, Session, test_step
 

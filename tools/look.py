@@ -14,12 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmatm.cli.arguments import add_config_options, add_trust_flag, explained_errors, read_config
+
 FIGURES = ('.png', '.svg', '.pdf')
 
 
+@explained_errors()
 def main() -> None:
-    from mmatm.cli.arguments import add_config_options, add_trust_flag
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -141,7 +142,6 @@ def chosen_model(args: argparse.Namespace) -> tuple[Any, str]:
     """The config, or None for a timm model; and its name."""
     import timm
 
-    from mmatm.cli.arguments import read_config
     from mmatm.packaged import model_names
 
     name = args.config

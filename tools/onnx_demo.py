@@ -183,6 +183,10 @@ def main() -> None:
         files += sorted(p for p in inside if p == path or p.suffix.lower() in SUFFIXES)
     if not files:
         sys.exit(f'no image ({" ".join(SUFFIXES)}) in {", ".join(map(str, args.images))}')
+    by_name: dict[str, Path] = {}
+    for file in files:
+        if (other := by_name.setdefault(file.stem, file)) != file:
+            sys.exit(f'{other} and {file} have one name, so one result would replace the other')
     targets = [args.out_dir / f'{f.stem}{suffix}' for f in files for suffix in ('.png', '.json')]
     if not args.force and (found := next(filter(Path.exists, targets), None)):
         sys.exit(f'{found} exists: choose another --out-dir, or pass --force to overwrite')

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmatm.cli.arguments import (
     check_data,
+    check_optimizer,
     explained_errors,
     leave_process_group,
     load_config,
@@ -48,6 +49,7 @@ def main() -> None:
         except (FileNotFoundError, ValueError) as error:
             sys.exit(str(error))
     check_data(cfg, 'train_dataloader', 'val_dataloader')
+    check_optimizer(cfg)
     if args.amp:
         use_mixed_precision(cfg.optim_wrapper)
     if args.auto_scale_lr:

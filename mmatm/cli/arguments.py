@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
+from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
@@ -189,11 +189,7 @@ def explained_errors() -> Iterator[None]:
         if not (unknown := _UNKNOWN_TYPE.search(str(error))):
             raise
         name, scope, registry = unknown.groups()
-        similar = ', '.join(similar_names(name, registry, scope))
-        sys.exit(
-            f'the config has the type {name}, which is not in the registry {scope}::{registry}'
-            + (f'; similar names in it: {similar}' if similar else '')
-        )
+        _exit_with_unknown_type(name, scope, registry)
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -201,6 +197,21 @@ def explained_errors() -> Iterator[None]:
             raise
         name, argument = unknown.groups()
         sys.exit(f'the config gives {name} the argument {argument}, which it does not take')
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Exit with one sentence if a config's optimizer does not exist: mmengine says less."""
+    name = cfg.optim_wrapper.get('optimizer', {}).get('type')
+    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+        _exit_with_unknown_type(name, OPTIMIZERS.scope, OPTIMIZERS.name)
+
+
+def _exit_with_unknown_type(name: str, scope: str, registry: str) -> NoReturn:
+    similar = ', '.join(similar_names(name, registry, scope))
+    sys.exit(
+        f'the config has the type {name}, which is not in the registry {scope}::{registry}'
+        + (f'; similar names in it: {similar}' if similar else '')
+    )
 
 
 def run_tool(command: str, *arguments: Any) -> int:

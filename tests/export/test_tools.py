@@ -107,7 +107,22 @@ def test_checkpoints_that_cannot_be_used(segmentor_file, tmp_path):
     assert 'checkpoint none.pth does not exist' in printed
     printed = run(EXPORT, 'upernet_atmnet_xt_demo', segmentor_file, *out, code=1)
     assert 'decode_head' in printed.splitlines()[-1]
+    printed = run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, *out, '--cfg-options',
+                  'model.type=EncoderDecode', code=1)  # fmt: skip
+    assert 'type EncoderDecode,' in printed.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_results_of_one_name_would_replace_each_other(demo_data, segmentor_file, tmp_path):
+    image = next(demo_data.glob('ade20k/images/validation/*'))
+    copies = [tmp_path / folder / image.name for folder in 'ab']
+    for copy in copies:
+        copy.parent.mkdir()
+        copy.write_bytes(image.read_bytes())
+    printed = run('tools/onnx_demo.py', segmentor_file, *copies, '--out-dir', tmp_path / 'found',
+                  code=1)  # fmt: skip
+    assert all(str(copy) in printed for copy in copies)
+    assert not (tmp_path / 'found').exists()
 
 
 def test_the_demo_stands_alone():

@@ -100,6 +100,7 @@ def test_mmpretrain_classifier(image, tmp_path):
         (['IMAGE', 'mask_rcnn_atmnet_x'], 'did you mean'),
         (['IMAGE'], 'CONFIG is missing'),
         (['IMAGE', 'resnet18'], 'ATMNet'),
+        (['IMAGE', DETECTOR, '--cfg-options', 'model.type=MaskRNN'], 'type MaskRNN,'),
         (['README.md', 'atmnet_xt'], 'README.md cannot be read as an image'),
         (['IMAGE', 'atmnet_xt', 'README.md'], 'README.md'),
         (['TINY', 'atmnet_xt', '--max-size', '32'], '--max-size'),

@@ -244,6 +244,7 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/test.py', DETECTOR, 'README.md'], 'README.md was not loaded'),
         (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
         (['tools/train.py', DETECTOR, 'model.type=MaskRNN'], 'type MaskRNN,'),
+        (['tools/train.py', DETECTOR, 'optim_wrapper.optimizer.type=AdamX'], 'type AdamX,'),
         (['tools/train.py', DETECTOR, 'model.backbone.arch=zz'], "'xt'"),
         (['tools/train.py', DETECTOR, 'model.backbone.archh=t'], "'archh'"),
     ],

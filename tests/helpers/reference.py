@@ -1,8 +1,10 @@
 """Published values and weights from ``tests/data``."""
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten
 
@@ -25,8 +27,13 @@ def published_state_dict(
     arch: str, head: bool = False, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
     """A state dict with the names, shapes and layout of the published checkpoints."""
-    arrays = weights.published_state_dict(arch, head)
-    return {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()}
+    arrays = _published_arrays(arch, head)
+    return {name: torch.tensor(array, dtype=dtype) for name, array in arrays.items()}
+
+
+@lru_cache(maxsize=2)
+def _published_arrays(arch: str, head: bool) -> dict[str, np.ndarray]:
+    return weights.published_state_dict(arch, head)
 
 
 def identical(one: object, other: object) -> bool:

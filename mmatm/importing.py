@@ -76,7 +76,7 @@ class _Registration(MetaPathFinder):
         @wraps(execute)
         def exec_module(imported: ModuleType) -> None:
             self._depth += ours
-            # A sixth of the time to import torch and mm is garbage collection, which finds nothing.
+            # A twelfth of the time to import torch and mm is garbage collection that finds nothing.
             collects = gc.isenabled()
             gc.disable()
             try:

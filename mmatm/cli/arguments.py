@@ -202,8 +202,12 @@ def explained_errors() -> Iterator[None]:
 def check_optimizer(cfg: Config) -> None:
     """Exit with one sentence if a config's optimizer does not exist: mmengine says less."""
     name = cfg.optim_wrapper.get('optimizer', {}).get('type')
-    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
-        _exit_with_unknown_type(name, OPTIMIZERS.scope, OPTIMIZERS.name)
+    if not isinstance(name, str):
+        return
+    # As mmengine looks it up: the package of the config may have optimizers of its own.
+    with OPTIMIZERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        if registry.get(name) is None:
+            _exit_with_unknown_type(name, registry.scope, registry.name)
 
 
 def _exit_with_unknown_type(name: str, scope: str, registry: str) -> NoReturn:

@@ -41,6 +41,22 @@ def test_work_directory_that_cannot_be_made(tmp_path):
         make_runner(Config(dict(work_dir=str(tmp_path / 'file' / 'runs'))))
 
 
+def test_optimizers_of_other_packages_are_known():
+    pytest.importorskip('mmpretrain')
+    from mmengine.config import Config
+
+    from mmatm.cli.arguments import check_optimizer
+
+    def check(name):
+        optim_wrapper = dict(optimizer=dict(type=name))
+        check_optimizer(Config(dict(default_scope='mmpretrain', optim_wrapper=optim_wrapper)))
+
+    check('Lamb')
+    check('AdamW')
+    with pytest.raises(SystemExit, match=r'Lamp.* Lamb'):
+        check('Lamp')
+
+
 def test_usage_of_one_command():
     message = mmatm('trian', code=1)
     assert "unknown command 'trian'" in message

@@ -1,7 +1,5 @@
 """Shared fixtures, and settings that make the suite faster."""
 
-import gc
-
 import pytest
 import torch.utils.data._utils
 
@@ -23,7 +21,6 @@ def pytest_collection_finish():
     # A data loader that is garbage-collected cannot tell its workers to stop. It waits this long
     # for each of them, then terminates it.
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
-    gc.freeze()  # what is imported is not garbage, so the collector need not search it
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from commands import free_port, start
+from commands import run_pair
 from mmatm.checkpoints import CheckpointError, read_checkpoint
 from mmatm.models import ATMNet
 from reference import published_state_dict
@@ -78,19 +78,10 @@ except CheckpointError as error:
 
 
 @pytest.mark.parametrize(('name', 'outcome'), [('xt.pth', 'loaded'), ('none.pth', 'rejected')])
-def test_two_processes(server, name, outcome, tmp_path, monkeypatch):
+def test_two_processes(server, name, outcome, tmp_path):
     script = tmp_path / 'job.py'
     script.write_text(JOB)
-    job = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
-    processes = []
-    for rank in '01':
-        for variable, value in dict(job, RANK=rank, LOCAL_RANK=rank).items():
-            monkeypatch.setenv(variable, value)
-        output = tmp_path / f'output{rank}.txt'
-        processes.append((start(script, f'{server}/{name}', out=output, err=output), output))
-    for process, output in processes:
-        process.join(100)
-        assert process.exitcode == 0, output.read_text()
-        assert output.read_text().split()[-1] == outcome
+    for printed in run_pair(script, f'{server}/{name}'):
+        assert printed.split()[-1] == outcome
     if outcome == 'loaded':
         assert Handler.requests == ['/xt.pth']

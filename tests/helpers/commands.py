@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,23 @@ def run(*command, cwd=ROOT, code=0):
         printed, errors = out.read_text(), err.read_text()
     assert status == code, printed[-3000:] + errors[-3000:]
     return printed + errors
+
+
+def run_pair(*command):
+    """Run a Python script in two processes of one job, as a launcher would; what each printed."""
+    job = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        outputs, processes = [Path(folder, rank) for rank in '01'], []
+        for output in outputs:
+            for name, value in dict(job, RANK=output.name, LOCAL_RANK=output.name).items():
+                patch.setenv(name, value)
+            processes.append(start(*command, out=output, err=output))
+        for process in processes:
+            process.join(_TIMEOUT)
+            process.kill()
+        printed = [output.read_text() for output in outputs]
+    assert [process.exitcode for process in processes] == [0, 0], printed[0][-3000:]
+    return printed
 
 
 def python(*arguments, path=ROOT, cwd=None, code=0):

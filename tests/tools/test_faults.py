@@ -6,14 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from commands import DETECTOR, ROOT, SEGMENTOR, environment, free_port, run, scalars, start
+from commands import DETECTOR, ROOT, SEGMENTOR, environment, free_port, run, run_pair, scalars
 from mmatm.utils.files import PART, damage
 
 pytest.importorskip('mmdet')
@@ -27,32 +26,14 @@ def weights(file):
 def test_detector_trains_and_tests_in_two_processes(options, tmp_path):
     work_dir = tmp_path / 'work'
     run_pair('tools/train.py', DETECTOR, '--work-dir', work_dir, *options,
-             'train_dataloader.batch_size=2')  # fmt: skip
+             'train_dataloader.batch_size=2', '--launcher=pytorch')  # fmt: skip
     test = DETECTOR, work_dir / 'epoch_1.pth'
     evaluate = '--work-dir', work_dir, *options
-    double = run_pair('tools/test.py', *test, *evaluate)
+    double, _ = run_pair('tools/test.py', *test, *evaluate, '--launcher=pytorch')
     single = run('tools/dist_test.sh', *test, 1, *evaluate)
     found, expected = (re.findall(r'coco/\w+: *([-.0-9]+)', text) for text in (double, single))
     assert found == expected
     assert len(found) == 12
-
-
-def run_pair(*command):
-    """Run a tool in two processes of one job, as a launcher would; what the first printed."""
-    variables = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        outputs = [Path(folder, rank) for rank in '01']
-        processes = []
-        for output in outputs:
-            for name, value in dict(variables, RANK=output.name, LOCAL_RANK=output.name).items():
-                patch.setenv(name, value)
-            process = start(*command, '--launcher=pytorch', out=output, err=output)
-            processes.append(process)
-        for process in processes:
-            process.join(280)
-        printed = [output.read_text() for output in outputs]
-    assert [process.exitcode for process in processes] == [0, 0], printed[0][-3000:]
-    return printed[0]
 
 
 def test_launchers_explain_themselves():
@@ -187,7 +168,7 @@ def test_two_processes_train_as_one_and_survive_losses(seg_options, tmp_path, ma
     options = [*common, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=20']
     run_pair('tools/train.py', SEGMENTOR, '--work-dir', whole, *options,
              'default_hooks.checkpoint.interval=4',
-             'default_hooks.checkpoint.max_keep_ckpts=-1')  # fmt: skip
+             'default_hooks.checkpoint.max_keep_ckpts=-1', '--launcher=pytorch')  # fmt: skip
     expected, found = weights(one / 'iter_4.pth'), weights(whole / 'iter_4.pth')
     assert expected.keys() == found.keys()
     for name, value in expected.items():

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from commands import ROOT, python
+from commands import ROOT, python, run
 
 LEFT_OUT = ('.git', '.venv*', 'build', 'dist', 'data', 'work_dirs', '*.egg-info', '.mim', '*.so')
 
@@ -66,13 +66,13 @@ def test_sdist_is_complete(dist):
 
 
 def test_installed_command_finds_configs(installed, tmp_path):
-    done = python('-m', 'mmatm', 'configs', 'upernet*', cwd=tmp_path, path=installed)
-    assert str(installed) in done.stdout
+    assert str(installed) in run('mmatm', 'configs', 'upernet*', cwd=tmp_path, path=[installed])
 
 
 def test_installed_package_trains(installed, tmp_path, options):
     pytest.importorskip('mmdet')
     work_dir = tmp_path / 'work'
+    # In a new process, as a user's.
     python('-m', 'mmatm', 'train', 'mask_rcnn_atmnet_xt_demo', '--work-dir', work_dir, *options,
            cwd=tmp_path, path=installed)  # fmt: skip
     assert (work_dir / 'epoch_1.pth').is_file()
@@ -83,7 +83,7 @@ def test_config_inherits_from_the_installed_package(installed, tmp_path, seg_opt
     pytest.importorskip('mmseg')
     config = tmp_path / 'mine.py'
     config.write_text("_base_ = 'mmatm::segmentation/fpn_atmnet_xt_demo.py'\n")
-    python('-m', 'mmatm', 'train', config, *seg_options, cwd=tmp_path, path=installed)
+    run('mmatm', 'train', config, *seg_options, cwd=tmp_path, path=[installed])
     assert list(tmp_path.glob('work_dirs/mine/*.pth'))
 
 
@@ -102,4 +102,4 @@ from mmdet.apis import DetInferencer
 inferencer = DetInferencer('mask_rcnn_atmnet_xt_demo', 'detector.pth', device='cpu')
 assert type(inferencer.model).__name__ == 'MaskRCNN'
 """
-    python('-c', code, cwd=tmp_path, path=installed)
+    run('-c', code, cwd=tmp_path, path=[installed])

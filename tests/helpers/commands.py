@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,14 @@ SEGMENTOR = 'configs/segmentation/fpn_atmnet_xt_demo.py'
 # once and forks for every command. Where mmcv has no operators of its own, mmatm is among them.
 # Processes without any of them: python(), and what the shell scripts start.
 _SERVER = multiprocessing.get_context('forkserver')
+_BARE = ['torch', 'torchvision', 'matplotlib.pyplot', 'scipy.stats', 'pycocotools.coco',
+         'sklearn.gaussian_process', 'shapely.geometry', 'prettytable', 'einops']  # fmt: skip
 _SERVER.set_forkserver_preload(
-    ['torch', 'torchvision', 'timm', 'mmengine.runner', 'mmcv.ops', 'matplotlib.pyplot',
-     'scipy.stats', 'pycocotools.coco', 'imgaug', 'sklearn.gaussian_process', 'shapely.geometry',
-     'prettytable', 'einops', 'mmdet.apis', 'mmseg.apis', 'quick']
-)  # fmt: skip
+    [*_BARE, 'timm', 'mmengine.runner', 'mmcv.ops', 'imgaug', 'mmdet.apis', 'mmseg.apis', 'quick']
+)
+# Another, for what depends on how mmatm, timm and mm are imported.
+_BARE_SERVER = forkserver.ForkServer()
+_BARE_SERVER.set_forkserver_preload(_BARE)
 _TIMEOUT = 280  # seconds
 
 
@@ -43,21 +47,27 @@ def free_port():
         return server.getsockname()[1]
 
 
-def start(*command, cwd=ROOT, out, err, group=False):
+def start(*command, cwd=ROOT, out, err, group=False, path=None):
     """Start a Python script, or ``mmatm`` with its arguments, whose output goes to two files.
 
-    Returns the process, which is the first of a new process group if ``group``.
+    Returns the process, which is the first of a new process group if ``group``. With ``path``, it
+    has not imported mmatm, timm or mm, and imports from these folders first.
     """
-    words = list(map(str, command))
-    process = _SERVER.Process(target=_execute, args=(words, cwd, environment(), out, err, group))
-    process.start()
+    arguments = list(map(str, command)), cwd, environment(), out, err, group, path
+    process = _SERVER.Process(target=_execute, args=arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        if path is not None:
+            connect = _BARE_SERVER.connect_to_new_process
+            patch.setattr(forkserver, 'connect_to_new_process', connect)
+        process.start()
     return process
 
 
-def run(*command, cwd=ROOT, code=0):
+def run(*command, cwd=ROOT, code=0, path=None):
     """Run a Python or shell script, or ``mmatm``, with its arguments; return what it printed.
 
-    Any other exit status than ``code`` is an error.
+    Any other exit status than ``code`` is an error. See ``start`` for ``path``. A program in place
+    of a script follows ``-c``.
     """
     words = list(map(str, command))
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +79,7 @@ def run(*command, cwd=ROOT, code=0):
                     cwd=cwd, env=environment(), stdout=stdout, stderr=stderr, timeout=_TIMEOUT,
                 ).returncode  # fmt: skip
         else:
-            process = start(*words, cwd=cwd, out=out, err=err)
+            process = start(*words, cwd=cwd, out=out, err=err, path=path)
             process.join(_TIMEOUT)
             status = process.exitcode
             process.kill()
@@ -106,7 +116,7 @@ def python(*arguments, path=ROOT, cwd=None, code=0):
     return done
 
 
-def _execute(words, cwd, environ, out, err, group):
+def _execute(words, cwd, environ, out, err, group, path):
     """Run a Python program in this process as if it had been started on its own."""
     if group:
         os.setsid()
@@ -117,14 +127,17 @@ def _execute(words, cwd, environ, out, err, group):
     os.environ.update(environ)
     torch.set_num_threads(1)  # the server has read the variable for it already
     folders = (str(ROOT / 'tests' / 'helpers'), str(ROOT / 'tools'))  # pytest adds them
-    module = words[0] == 'mmatm'
-    own = str(cwd) if module else str(Path(words[0]).resolve().parent)
-    sys.path[:] = [own, *(p for p in sys.path if p not in folders)]
+    script = words[0] not in ('mmatm', '-c')
+    own = str(Path(words[0]).resolve().parent) if script else str(cwd)
+    sys.path[:] = [own, *map(str, path or ()), *(p for p in sys.path if p not in folders)]
     sys.argv = words
-    if module:
-        runpy.run_module('mmatm', run_name='__main__', alter_sys=True)
-    else:
+    if script:
         runpy.run_path(words[0], run_name='__main__')
+    elif words[0] == '-c':
+        sys.argv = ['-c', *words[2:]]
+        exec(words[1], {'__name__': '__main__'})
+    else:
+        runpy.run_module('mmatm', run_name='__main__', alter_sys=True)
 
 
 def derive(config, addition, file):

@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
+import commands
 from commands import ROOT, python
 from mmatm import __version__
 from mmatm.utils import collect_env, find_problems
@@ -15,16 +16,21 @@ from mmatm.utils.environment import explain
 
 def run(folder, *arguments, code=0):
     """Run Python where the modules and distributions in ``folder`` come before all others."""
-    return python(*arguments, path=f'{folder}:{ROOT}', code=code)
+    done = python(*arguments, path=f'{folder}:{ROOT}', code=code)
+    return done.stdout + done.stderr
 
 
-def run_both(folder, statement):
-    """The error of ``statement``, and the report that the same process prints afterwards."""
-    program = (
+def run_after_torch(folder, *command, code=0):
+    """The same in a process that has imported torch and torchvision, which saves seconds."""
+    return commands.run(*command, path=[folder, ROOT], code=code)
+
+
+def failing(statement):
+    """A program that prints the error of ``statement``, and then the report."""
+    return (
         f'import runpy\ntry:\n    {statement}\nexcept ImportError as error:\n    print(error)\n'
         'runpy.run_module("mmatm.env", run_name="__main__")'
     )
-    return run(folder, '-c', program).stdout.split('\n', 1)
 
 
 def distribution(folder, name, number):
@@ -50,10 +56,10 @@ def test_collect_env_names_what_is_installed():
 
 
 def test_report_from_the_command_line(tmp_path):
-    done = run(tmp_path, '-m', 'mmatm.env')
-    assert 'RuntimeWarning' not in done.stderr
-    assert f'mmatm: {__version__}\n' in done.stdout
-    assert 'problem' not in done.stdout
+    printed = run(tmp_path, '-m', 'mmatm.env')
+    assert 'RuntimeWarning' not in printed
+    assert f'mmatm: {__version__}\n' in printed
+    assert 'problem' not in printed
 
 
 @pytest.mark.parametrize('name', ['mmengine', 'mmcv', 'mmdet', 'mmseg'])
@@ -71,15 +77,15 @@ def test_two_distributions_of_a_package(name, tmp_path, monkeypatch):
 def test_two_distributions_stop_the_import_but_not_the_report(tmp_path):
     for name in ('mmcv', 'onedl-mmcv'):
         distribution(tmp_path, name, '9.9')
-    done = run(tmp_path, '-m', 'mmatm', 'train', 'mask_rcnn_atmnet_t', code=1)
-    last = done.stderr.splitlines()[-1]
+    printed = run_after_torch(tmp_path, 'mmatm', 'train', 'mask_rcnn_atmnet_t', code=1)
+    last = printed.splitlines()[-1]
     assert last.startswith('mmcv is installed twice')
     assert 'mmatm env' in last
     package(tmp_path, 'torch', 'raise OSError("libtorch.so: no such file")')
-    done = run(tmp_path, '-m', 'mmatm.env')
-    assert 'OSError: libtorch.so: no such file; mmcv is installed twice' in done.stdout
-    assert 'mmcv: mmcv 9.9 and onedl-mmcv 9.9' in done.stdout
-    assert 'problem 1: mmcv is installed twice' in done.stdout
+    printed = run(tmp_path, '-m', 'mmatm.env')
+    assert 'OSError: libtorch.so: no such file; mmcv is installed twice' in printed
+    assert 'mmcv: mmcv 9.9 and onedl-mmcv 9.9' in printed
+    assert 'problem 1: mmcv is installed twice' in printed
 
 
 def test_torchvision_of_another_build(tmp_path):
@@ -87,7 +93,7 @@ def test_torchvision_of_another_build(tmp_path):
         tmp_path, 'torchvision', 'raise RuntimeError("operator torchvision::nms does not exist")'
     )
     distribution(tmp_path, 'torchvision', '0.1.2+cpu')
-    error, report = run_both(tmp_path, 'import mmatm, timm')
+    error, report = run(tmp_path, '-c', failing('import mmatm, timm')).split('\n', 1)
     assert error.startswith('torch ')
     assert 'torchvision 0.1.2+cpu are not from one build' in error
     assert 'pip install' in error
@@ -98,7 +104,8 @@ def test_torchvision_of_another_build(tmp_path):
 def test_opencv_that_does_not_load(tmp_path):
     reason = 'libGL.so.1: cannot open shared object file'
     package(tmp_path, 'cv2', f'raise ImportError({reason!r}, name="cv2")')
-    error, report = run_both(tmp_path, 'import mmatm, mmengine.runner')
+    program = failing('import mmatm, mmengine.runner')
+    error, report = run_after_torch(tmp_path, '-c', program).split('\n', 1)
     assert error.startswith('OpenCV, which mmengine needs, cannot be imported')
     assert reason in error
     assert 'pip install opencv-python-headless' in error
@@ -107,8 +114,8 @@ def test_opencv_that_does_not_load(tmp_path):
 
 def test_other_failures_are_left_as_they_are(tmp_path):
     package(tmp_path, 'timm', 'raise OSError("a damaged disk")')
-    done = run(tmp_path, '-c', 'import mmatm, timm', code=1)
-    assert done.stderr.splitlines()[-1] == 'OSError: a damaged disk'
+    printed = run_after_torch(tmp_path, '-c', 'import mmatm, timm', code=1)
+    assert printed.splitlines()[-1] == 'OSError: a damaged disk'
     assert explain(ModuleNotFoundError("No module named 'torchvision'")) is None
 
 

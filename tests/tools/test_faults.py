@@ -76,11 +76,7 @@ def cluster(tmp_path, monkeypatch):
     """An ``srun`` that starts one process here, as Slurm would do for ``--ntasks=1``."""
     srun = tmp_path / 'bin' / 'srun'
     srun.parent.mkdir()
-    srun.write_text(
-        '#!/usr/bin/env bash\n'
-        'while [[ $1 == --* ]]; do shift; done\n'
-        'exec "$@"\n'
-    )
+    srun.write_text('#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
     srun.chmod(0o755)
     monkeypatch.setenv('PATH', f'{srun.parent}{os.pathsep}{os.environ["PATH"]}')
     variables = {

@@ -23,6 +23,7 @@ from mmatm.cli.arguments import (
     explained_errors,
     make_runner,
     read_config,
+    require,
 )
 
 NEEDED = ('onnx', 'onnxruntime')
@@ -52,6 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     check(args)
     cfg = read_config(args.config, args.cfg_options)
+    require(cfg, 'model')
 
     from mmatm.checkpoints import CheckpointError
     from mmatm.export import ExportError

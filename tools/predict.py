@@ -20,6 +20,7 @@ from mmatm.cli.arguments import (
     add_trust_flag,
     explained_errors,
     read_config,
+    require,
 )
 from mmatm.data import DataError
 from mmatm.inference import Predictor, Writer
@@ -77,7 +78,9 @@ def predict(args: argparse.Namespace) -> list[str]:
         raise ValueError(f'{args.input} holds results, which would be overwritten')
     if args.device is not None:
         check_device(args.device)
-    predictor = Predictor(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
+    cfg = read_config(args.config, args.cfg_options)
+    require(cfg, 'model', 'default_scope')
+    predictor = Predictor(cfg, args.checkpoint, args.device)
     images = predictor.open(args.input, args.recursive)
     predictions = predictor.predict(images, args.batch_size, args.tile, args.overlap)
     writer = Writer(

@@ -56,7 +56,7 @@ def main() -> None:
         except ValueError as error:
             parser.error(f'--corruptions: {error}')
 
-    cfg = load_config(args)
+    cfg = load_config(args, 'test_dataloader', 'test_evaluator')
     check_data(cfg, 'test_dataloader', classes=False)
     checkpoint = args.checkpoint.removeprefix(EMA_PREFIX)
     if '://' not in checkpoint and not Path(checkpoint).is_file():

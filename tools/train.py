@@ -42,7 +42,7 @@ def main() -> None:
     add_pretrained_option(parser)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(args, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     if args.pretrained is not None:
         try:
             use_pretrained(cfg, args.pretrained)

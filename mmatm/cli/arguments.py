@@ -42,6 +42,7 @@ _PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab 
     'mmseg': ('onedl', 'mmsegmentation'),
     'mmpretrain': ('classification', 'mmpretrain'),
 }
+_CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 # What mmengine says of a type that is in no registry.
 _UNKNOWN_TYPE = re.compile(r"([^\s']+) is not in the (\S+)::(.+?) registry")
 # What Python says of an argument that a class does not take.
@@ -93,16 +94,19 @@ def read_config(name: str, options: dict | None = None) -> Config:
 
     Afterwards this process reads all checkpoints with :func:`mmatm.checkpoints.read_checkpoint`
     and, without a GPU, keeps the memory of freed tensors.
-    Exits with one sentence if the file or a package that it needs is missing, or if it is not
-    Python.
+    Exits with one sentence if the file or a package that it needs is missing, or if it cannot be
+    read.
     """
     for problem in find_problems():
         sys.exit(f'{problem}; "mmatm env" prints the environment')
     try:
         path = find_config(name)
-        cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         sys.exit(str(error))
+    if Path(path).suffix not in _CONFIG_SUFFIXES:
+        sys.exit(f'config {name} must be a {" or ".join(_CONFIG_SUFFIXES)} file')
+    try:
+        cfg = Config.fromfile(path)
     except SyntaxError as error:  # mmengine names no file
         sys.exit(
             f'config {name}, or one that it inherits, is not valid Python: {error.msg} in line '
@@ -111,6 +115,11 @@ def read_config(name: str, options: dict | None = None) -> Config:
     except ModuleNotFoundError as error:
         # mmengine sets no name; its message begins with the package.
         _exit_without(error.name or str(error).split()[0], name)
+    except Exception as error:  # of what the config computes, or of its syntax
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        where = f' in line {line}' if '__file__' not in frame.f_globals else ''
+        what = ' '.join(f'{type(error).__name__}: {error}'.split())
+        sys.exit(f'config {name}, or one that it inherits, cannot be read: {what}{where}')
     for package in ('mmcv', cfg.get('default_scope')):
         if package:
             check_package(package, name)
@@ -120,16 +129,26 @@ def read_config(name: str, options: dict | None = None) -> Config:
     return cfg
 
 
+def require(cfg: Config, *settings: str) -> None:
+    """Exit with one sentence if a config lacks one of these settings."""
+    if missing := [name for name in settings if cfg.get(name) is None]:
+        sys.exit(f'config {cfg.filename} sets no {" and no ".join(missing)}')
+
+
 def check_package(package: str, what: str) -> None:
     """Exit with one sentence if a package that ``what`` needs is not installed."""
     if find_spec(package) is None:
         _exit_without(package, what)
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the arguments of :func:`make_parser` name, and apply their settings."""
+def load_config(args: argparse.Namespace, *settings: str) -> Config:
+    """Read the config that the arguments of :func:`make_parser` name, and apply their settings.
+
+    Exits with one sentence if the config has no model or lacks one of ``settings``.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
+    require(cfg, 'model', *settings)
     cfg.launcher = args.launcher
     if args.launcher != 'none' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg)

@@ -21,13 +21,39 @@ def test_every_tool_is_a_command():
     assert usage == mmatm('--help')
 
 
-def test_config_that_is_not_python(tmp_path):
-    config = tmp_path / 'mine.py'
-    config.write_text('x = (')
-    message = mmatm('print-config', str(config), code=1)
+@pytest.mark.parametrize(
+    ('name', 'content', 'reason'),
+    [
+        ('mine.py', 'x = (', 'line 1'),
+        ('mine.py', 'x = 1\ny = z', "NameError: name 'z' is not defined in line 2"),
+        ('mine.json', '{"model":', 'JSONDecodeError'),
+        ('mine.yaml', 'a: [1', 'did not find'),
+        ('epoch_1.pth', '', 'must be a .py or .json or .yaml or .yml file'),
+    ],
+)
+def test_config_that_cannot_be_read(name, content, reason, tmp_path):
+    config = tmp_path / name
+    config.write_text(content)
+    message = mmatm('print-config', config, code=1)
     assert len(message.strip().splitlines()) == 1
     assert str(config) in message
-    assert 'line 1' in message
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'missing'),
+    [
+        (['train'], 'no model and no train_dataloader and no train_cfg and no optim_wrapper'),
+        (['test', 'epoch_1.pth'], 'no model and no test_dataloader and no test_evaluator'),
+        (['get-flops'], 'no model and no default_scope'),
+    ],
+)
+def test_config_that_lacks_settings(arguments, missing, tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text('x = 1')
+    command, *more = arguments
+    message = mmatm(command, config, *more, code=1)
+    assert message.strip() == f'config {config} sets {missing}'
 
 
 def test_work_directory_that_cannot_be_made(tmp_path):

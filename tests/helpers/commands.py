@@ -26,8 +26,9 @@ _SERVER = multiprocessing.get_context('forkserver')
 _BARE = ['torch', 'torchvision', 'matplotlib.pyplot', 'scipy.stats', 'pycocotools.coco',
          'sklearn.gaussian_process', 'shapely.geometry', 'prettytable', 'einops']  # fmt: skip
 _SERVER.set_forkserver_preload(
-    [*_BARE, 'timm', 'mmengine.runner', 'mmcv.ops', 'imgaug', 'mmdet.apis', 'mmseg.apis', 'quick']
-)
+    [*_BARE, 'timm', 'mmengine.runner', 'mmcv.ops', 'imgaug', 'mmdet.apis', 'mmseg.apis',
+     'distutils.errors', 'quick']
+)  # fmt: skip
 # Another, for what depends on how mmatm, timm and mm are imported.
 _BARE_SERVER = forkserver.ForkServer()
 _BARE_SERVER.set_forkserver_preload(_BARE)

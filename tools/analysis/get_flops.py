@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmatm.cli.arguments import add_config_options, read_config
+from mmatm.cli.arguments import add_config_options, read_config, require
 from mmatm.measuring.flops import SHAPES, complexity
 
 
@@ -31,6 +31,7 @@ def main() -> None:
     if args.shape and min(args.shape) < 32:
         parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
     cfg = read_config(args.config, args.cfg_options)
+    require(cfg, 'model', 'default_scope')
     shape = args.shape or SHAPES[cfg.default_scope]
     try:
         result = complexity(cfg, *shape)

@@ -63,8 +63,8 @@ coverage: setup ## run the tests and print which lines of mmatm/ they ran; below
 	OMP_NUM_THREADS=1 $(PYTEST) --cov --cov-report=term --cov-fail-under=95
 
 killtest: setup ## kill a detector's and a segmentor's training 20 times each, lose machines, and resume
-	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest --numprocesses 2 -rP tests/tools/test_kill.py \
-		tests/tools/test_faults.py
+	OMP_NUM_THREADS=1 MMATM_KILLS=20 $(BIN)/python -m pytest --numprocesses 2 -rP -k 'kill or losses' \
+		tests/tools/test_kill.py tests/tools/test_faults.py
 
 fuzz: setup memcheck ## throw thousands of random and broken inputs at mmatm
 	OMP_NUM_THREADS=1 MMATM_FUZZ=10 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 tests/fuzz

@@ -40,7 +40,6 @@ NAMES = {
     'mask_rcnn_atmnet_xt_demo': 'mmdet',
     'faster': 'mmdet',  # the same without masks
     'cascade_mask_rcnn_atmnet_xt_ms_3x': 'mmdet',
-    'cascade_rcnn_atmnet_xt_ms_3x': 'mmdet',
 }
 SIZES = ((96, 64), (61, 83), (33, 130))  # the trace has another
 
@@ -55,8 +54,7 @@ def config(name):
     if name.startswith('cascade'):
         for head in cfg.model.roi_head.bbox_head:
             head.update(num_classes=4, fc_out_channels=64)
-        if 'mask' in name:
-            cfg.model.roi_head.mask_head.update(num_classes=4, num_convs=1)
+        cfg.model.roi_head.mask_head.update(num_classes=4, num_convs=1)
         cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=50)
         cfg.model.test_cfg.rcnn.max_per_img = 20
     return cfg

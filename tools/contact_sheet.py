@@ -26,7 +26,7 @@ from mmengine.fileio import load
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmatm.cli.arguments import add_config_options, read_config
+from mmatm.cli.arguments import add_config_options, fraction, read_config
 
 DPI = 100
 POINT = 72 / DPI  # a pixel, in the unit of matplotlib's fonts and lines
@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument('--out', required=True, help='image to write')
     parser.add_argument('--rows', type=int, default=4)
     parser.add_argument('--columns', type=int, default=2)
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
+    parser.add_argument(
+        '--score-thr', type=fraction, default=0.3, help='lowest score that is drawn'
+    )
     parser.add_argument('--height', type=int, default=256, help='height of an image, in pixels')
     add_config_options(parser)
     args = parser.parse_args()

@@ -14,7 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmatm.cli.arguments import add_config_options, add_trust_flag, explained_errors, read_config
+from mmatm.cli.arguments import (
+    add_config_options,
+    add_trust_flag,
+    explained_errors,
+    fraction,
+    read_config,
+)
 
 FIGURES = ('.png', '.svg', '.pdf')
 
@@ -50,7 +56,9 @@ def main() -> None:
     parser.add_argument(
         '--limit', type=float, default=10, help='size of the page, in MB at most (default: 10)'
     )
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is shown')
+    parser.add_argument(
+        '--score-thr', type=fraction, default=0.3, help='lowest score that is shown'
+    )
     parser.add_argument('--device', default='cpu', help='e.g. cuda:0 (default: cpu)')
     parser.add_argument('--force', action='store_true', help='overwrite files')
     add_config_options(parser)
@@ -89,7 +97,7 @@ def check(args: argparse.Namespace) -> None:
     for path in files:
         path = Path(str(path).removeprefix('ema:'))
         if '://' not in str(path) and not path.is_file():
-            sys.exit(f'{path} does not exist')
+            sys.exit(f'{path} is a folder' if path.is_dir() else f'{path} does not exist')
     if args.config is None and (args.image.suffix != '.json' or not args.out or args.figure):
         sys.exit('CONFIG is missing: only a .json file, written with --out, is shown without one')
     for path, kinds in ((args.out, ('.html', '.json')), (args.figure, FIGURES)):

@@ -19,6 +19,7 @@ from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
     explained_errors,
+    fraction,
     read_config,
     require,
 )
@@ -49,7 +50,9 @@ def main() -> None:
     parser.add_argument(
         '--annotations', help='COCO annotation file that tells the ids of images and categories'
     )
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
+    parser.add_argument(
+        '--score-thr', type=fraction, default=0.3, help='lowest score that is drawn'
+    )
     parser.add_argument('--no-vis', action='store_true', help='draw nothing')
     parser.add_argument('--arrays', action='store_true', help='also write one .npz file per image')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: the GPU if there is one)')

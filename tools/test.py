@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
@@ -78,6 +79,8 @@ def main() -> None:
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
 
     runner = make_runner(cfg)
+    if args.out and scope == 'mmseg':
+        check_stems(runner.test_dataloader.dataset, args.out)
     if args.out and scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
@@ -88,6 +91,19 @@ def main() -> None:
     runner.test()
     del runner
     leave_process_group()
+
+
+def check_stems(dataset: Any, out: str) -> None:
+    """Exit with one sentence if mmseg would write two label maps to the same file."""
+    images: dict[str, str] = {}
+    for index in range(len(dataset)):
+        image = dataset.get_data_info(index)['img_path']
+        other = images.setdefault(Path(image).stem, image)
+        if other != image:
+            sys.exit(
+                f'--out {out}: the label maps of {other} and {image} would be the same file, '
+                f'{Path(image).stem}.png; "mmatm predict" keeps folders'
+            )
 
 
 def show(cfg: Config, args: Namespace) -> None:

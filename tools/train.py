@@ -4,9 +4,11 @@
 import sys
 from pathlib import Path
 
+from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import (
     check_data,
     check_optimizer,
+    check_schedule,
     explained_errors,
     leave_process_group,
     load_config,
@@ -50,6 +52,7 @@ def main() -> None:
             sys.exit(str(error))
     check_data(cfg, 'train_dataloader', 'val_dataloader')
     check_optimizer(cfg)
+    check_schedule(cfg)
     if args.amp:
         use_mixed_precision(cfg.optim_wrapper)
     if args.auto_scale_lr:
@@ -61,8 +64,15 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    checkpoint = (cfg.get('load_from') or '').removeprefix(EMA_PREFIX)
+    if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
+        sys.exit(f'checkpoint {checkpoint} does not exist')
     warn_if_random(cfg)
-    make_runner(cfg).train()
+    try:
+        make_runner(cfg).train()
+    except KeyboardInterrupt:
+        print(f'interrupted; {args.config} continues with --resume', file=sys.stderr)
+        sys.exit(130)
     leave_process_group()
 
 

@@ -1,7 +1,9 @@
 """Code that the tools share: arguments, configs, and checks before anything is built."""
 
 import argparse
+import difflib
 import gc
+import inspect
 import os
 import re
 import subprocess
@@ -43,6 +45,8 @@ _PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab 
     'mmpretrain': ('classification', 'mmpretrain'),
 }
 _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+# Modules whose classes check what configs give them.
+_GIVEN_VALUES = ('torch.optim', 'torch.utils.data', 'mmdet.datasets.samplers')
 # What mmengine says of a type that is in no registry.
 _UNKNOWN_TYPE = re.compile(r"([^\s']+) is not in the (\S+)::(.+?) registry")
 # What Python says of an argument that a class does not take.
@@ -63,12 +67,33 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+class _Options(DictAction):
+    """mmengine's action, whose error names neither the value nor what was expected."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option} takes key=value, but one value is {value!r}')
+        super().__call__(parser, namespace, values, option)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, but is {text}')
+    return value
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``, as in mm's tools."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         help='override config settings as key=value; lists as key="[a,b]" or key=a,b',
     )
 
@@ -123,10 +148,22 @@ def read_config(name: str, options: dict | None = None) -> Config:
     for package in ('mmcv', cfg.get('default_scope')):
         if package:
             check_package(package, name)
+    _check_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
     install_reader()
     keep_freed_memory()
     return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """Exit with one sentence if an option sets what looks like a mistyped setting."""
+    known = {*cfg, *inspect.signature(Runner).parameters}
+    for option in options:
+        name = option.split('.')[0]
+        if name not in known and (similar := difflib.get_close_matches(name, known, 1, 0.8)):
+            sys.exit(
+                f'--cfg-options {option}: the config has no {name}; did you mean {similar[0]}?'
+            )
 
 
 def require(cfg: Config, *settings: str) -> None:
@@ -164,6 +201,14 @@ def check_data(cfg: Config, *loaders: str, classes: bool = True) -> None:
     for loader in loaders:
         for metric in metrics(cfg, loader.replace('dataloader', 'evaluator')):
             _prepare(metric.type)
+            known = {'mIoU', 'mDice', 'mFscore'}  # mmseg looks when it has evaluated everything
+            asked = metric.get('iou_metrics', [])
+            for name in [asked] if isinstance(asked, str) else asked:
+                if metric.type == 'IoUMetric' and name not in known:
+                    sys.exit(
+                        f'the IoUMetric of {loader} has iou_metrics={asked}, but knows only '
+                        f'{", ".join(sorted(known))}'
+                    )
     try:
         check_paths(cfg, *loaders)
         if classes:
@@ -204,6 +249,20 @@ def explained_errors() -> Iterator[None]:
         yield
     except (ArgumentError, CheckpointError) as error:
         sys.exit(str(error))
+    except DataError as error:  # maybe of a worker, with a traceback in its text
+        text = str(error).strip()
+        last = text.splitlines()[-1].removeprefix(f'{DataError.__module__}.DataError: ')
+        sys.exit(last if 'Traceback' in text else text)
+    except (AssertionError, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        where, self = frame.f_globals['__name__'], frame.f_locals.get('self')
+        if where == 'mmdet.engine.hooks.num_class_check_hook':
+            sys.exit(str(error))
+        if frame.f_code.co_name == '__init__' and where.startswith(_GIVEN_VALUES):
+            sys.exit(f'the config gives {type(self).__name__} a value it cannot take: {error}')
+        if where.startswith('torch.optim') and 'loaded state dict' in str(error):
+            sys.exit(f'the checkpoint to resume from does not fit the config: {error}')
+        raise
     except KeyError as error:
         if not (unknown := _UNKNOWN_TYPE.search(str(error))):
             raise
@@ -212,10 +271,27 @@ def explained_errors() -> Iterator[None]:
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not unknown or frame.f_globals['__name__'] != 'mmengine.registry.build_functions':
+        building = frame.f_globals['__name__'] == 'mmengine.registry.build_functions'
+        # A class that passes on what it does not know, to one that does not know it either.
+        passing = frame.f_code.co_name == '__init__' and _builds(error)
+        if not unknown or not (building or passing):
             raise
         name, argument = unknown.groups()
         sys.exit(f'the config gives {name} the argument {argument}, which it does not take')
+
+
+def _builds(error: Exception) -> bool:
+    """Whether an error passed through mmengine as it built what a config describes."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(f.f_globals['__name__'] == 'mmengine.registry.build_functions' for f in frames)
+
+
+def check_schedule(cfg: Config) -> None:
+    """Exit with one sentence if a length of the training is not positive."""
+    for name in ('max_epochs', 'max_iters', 'val_interval'):
+        value = cfg.train_cfg.get(name, 1)
+        if isinstance(value, int) and value < 1:
+            sys.exit(f'train_cfg.{name} must be at least 1, but is {value}')
 
 
 def check_optimizer(cfg: Config) -> None:

@@ -8,7 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..data import check_classes, check_samples
+from ..data import DataError, check_classes, check_samples
 
 
 @HOOKS.register_module()
@@ -28,7 +28,9 @@ class CheckDataHook(Hook):
         check_classes(runner.cfg, 'train_dataloader', 'val_dataloader')
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
         heads = [module for module in model.modules() if hasattr(module, 'loss_decode')]
-        check_samples(runner.train_dataloader.dataset, _ignored_by(heads), 'every head')
+        dataset = runner.train_dataloader.dataset
+        _check_number(heads, getattr(dataset, 'metainfo', {}).get('classes'))
+        check_samples(dataset, _ignored_by(heads), 'every head')
 
     def before_val(self, runner: Runner) -> None:
         """Check the validation data."""
@@ -39,6 +41,16 @@ class CheckDataHook(Hook):
         """Check the test data."""
         ignored = _ignored_by(runner.test_evaluator.metrics)
         check_samples(runner.test_dataloader.dataset, ignored, 'the metric')
+
+
+def _check_number(heads: list[Any], classes: Any) -> None:
+    """Compare the segmentation heads with the data set; mmdet has a hook for its own."""
+    for head in heads:
+        if classes and head.num_classes != len(classes):
+            raise DataError(
+                f'{type(head).__name__} has num_classes={head.num_classes}, but the training set '
+                f'has {len(classes)} classes: {", ".join(classes)}'
+            )
 
 
 def _ignored_by(parts: Iterable[Any]) -> set[int]:

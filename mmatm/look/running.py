@@ -85,10 +85,11 @@ class MMModel:
             init_default_scope(cfg.get('default_scope', 'mmengine'))
             torch.manual_seed(0)
             module = MODELS.build(cfg.model)
+            find_trunk(module)  # before others download their weights
             module.init_weights()
         else:
             module, self.meta = build(cfg, checkpoint)
-        find_trunk(module)
+            find_trunk(module)
         self.module = module.eval().to(device)
         self.names, palette = known_classes(cfg, self.meta)
         self.palette = palette or colours(len(self.names))

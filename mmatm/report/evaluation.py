@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..checkpoints.loading import load_whole_model
 from ..cli.arguments import make_runner
 from .work_dir import ReportError
 
@@ -66,6 +67,7 @@ def evaluate(cfg: Config, checkpoint: str, max_images: int) -> Evaluation:
 
     Raises:
         ReportError: the task or its data is not one that a report can show.
+        CheckpointError: the checkpoint does not fit the config.
     """
     task_type = _task(cfg.get('default_scope'))
     for name in ('test_dataloader', 'test_cfg', 'test_evaluator'):
@@ -77,6 +79,7 @@ def evaluate(cfg: Config, checkpoint: str, max_images: int) -> Evaluation:
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
         runner = make_runner(cfg)
+        load_whole_model(runner.model, checkpoint)  # the runner accepts any
         meta = _Meta()
         runner.register_hook(meta)
         task = task_type(runner, max_images)

@@ -1,5 +1,6 @@
 """``mmatm new``: from messy folders to configs that train, or to the reason why not."""
 
+import dataclasses
 import functools
 import json
 
@@ -273,6 +274,14 @@ def test_same_stem_twice(data, rejected):
     assert '3.txt: rename one of them' in rejected()
 
 
+def test_coco_file_that_breaks_off(data, rejected):
+    own_data.coco(data)
+    own_data.coco(data, 'val', start=10)
+    file = data / 'annotations' / 'instances_train.json'
+    file.write_text(file.read_text()[:-40])
+    assert f'{file} is not a COCO annotation file' in rejected()
+
+
 # Segmentation
 
 
@@ -281,6 +290,7 @@ def test_void_that_is_not_255(data, make, rejected):
     said = rejected()
     assert '--void' in said
     assert '11 (25.0%)' in said
+    assert '--void 9: the label maps hold only the labels' in rejected('--void', 9)
     cfg, _ = make('--void', 11, '--classes', 'sky,wide road,car', tried=True)
     assert cfg.model.decode_head.ignore_index == 11
     assert cfg.model.data_preprocessor.seg_pad_val == 11
@@ -288,6 +298,18 @@ def test_void_that_is_not_255(data, make, rejected):
     assert cfg.model.decode_head.num_classes == 3
     labels = dataset(cfg)[0]['data_samples'].gt_sem_seg.data
     assert set(labels.unique().tolist()) <= {0, 1, 2, 11}
+
+
+@pytest.mark.parametrize(('steps', 'kinds'), [(19, ['PolyLR']), (20, ['LinearLR', 'PolyLR'])])
+def test_warm_up_reaches_the_learning_rate(steps, kinds, data, make, monkeypatch):
+    own_data.segnet(data, [0, 1, 2])
+    choose = new.choose_schedule
+    monkeypatch.setattr(
+        new, 'choose_schedule', lambda *args: dataclasses.replace(choose(*args), steps=steps)
+    )
+    cfg, _ = make('--void', 'none')
+    assert [scheduler.type for scheduler in cfg.param_scheduler] == kinds
+    assert cfg.param_scheduler[-1].begin == (0 if steps < 20 else 2)
 
 
 def test_one_name_too_few_is_asked_for(data, make, rejected):
@@ -340,6 +362,7 @@ def test_color_that_is_not_in_the_table(data, rejected):
     own_data.label_map(data / 'masks' / '1.png', own_data.stripes([ROAD, (9, 8, 7)]))
     assert '--classes FILE' in rejected()
     own_data.write(data / 'label_colors.txt', '128 64 128\tRoad\n128 128 128\tSky\n')
+    assert 'hold colors' in rejected('--void', 9)
     assert f'{data}/masks/1.png has the color (9, 8, 7) in 1536 pixels' in rejected()
 
 

@@ -110,7 +110,7 @@ def test_a_folder_with_everything(detector, images, tmp_path):
     'wrong',
     [
         'input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'type',
-        'out',
+        'out', 'score',
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
@@ -128,6 +128,8 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
         more = ['--annotations', nothing]
     elif wrong == 'tile':
         more, expected = ['--tile', 8], 'but is 8'
+    elif wrong == 'score':
+        more, expected = ['--score-thr', 30], 'from 0 to 1, but is 30'
     elif wrong == 'device':
         more, expected = ['--device', 'toaster'], 'toaster'
     elif wrong == 'type':
@@ -138,7 +140,8 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     else:
         more, expected = ['--cfg-options', 'model.roi_head.mask_head.num_classes=7'], 'mask_head'
     out = tmp_path / 'out'
-    printed = run('tools/predict.py', *arguments.values(), '--out-dir', out, *more, code=1)
+    code = 2 if wrong == 'score' else 1
+    printed = run('tools/predict.py', *arguments.values(), '--out-dir', out, *more, code=code)
     assert expected in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed
     assert not list(out.glob('*'))

@@ -88,7 +88,7 @@ def refused(*arguments):
 
 
 @pytest.mark.parametrize('case', ['folder', 'config', 'checkpoint', 'given', 'data', 'exists'])
-def test_what_is_missing_is_named(case, copy, tmp_path):
+def test_what_is_missing_is_named(case, copy, segmentor, tmp_path):
     if case == 'folder':
         assert refused(tmp_path / 'none') == (
             f'the work directory {tmp_path / "none"} does not exist'
@@ -102,6 +102,8 @@ def test_what_is_missing_is_named(case, copy, tmp_path):
         assert f'{copy} holds no checkpoint' in refused(copy)
     elif case == 'given':
         assert 'other.pth does not exist' in refused(copy, '--checkpoint', copy / 'other.pth')
+        checkpoint = segmentor / 'iter_2.pth'
+        assert 'does not fit the config' in refused(copy, '--checkpoint', checkpoint)
     elif case == 'data':
         moved = f'test_dataloader.dataset.data_root={tmp_path}/moved/'
         assert f'{tmp_path}/moved' in refused(copy, '--cfg-options', moved)

@@ -1,9 +1,14 @@
 """tools/train.py and tools/test.py end to end on tiny generated datasets."""
 
 import json
+import os
 import pickle
+import runpy
 import shutil
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from commands import DETECTOR, ROOT, SEGMENTOR, derive, run, scalars
+from commands import DETECTOR, ROOT, SEGMENTOR, derive, run, scalars, start
 from mmatm.utils.operators import status
 
 pytest.importorskip('mmdet')
@@ -68,6 +73,10 @@ def test_segmentor_writes_label_maps(segmentor, seg_options, tmp_path):
     )  # fmt: skip
     assert 'mIoU' in printed
     assert len(list(maps.glob('*.png'))) == 4
+    same = SimpleNamespace(get_data_info=lambda at: dict(img_path=f'{"ab"[at]}/1.jpg'))
+    dataset = type('Dataset', (SimpleNamespace,), {'__len__': lambda self: 2})(**vars(same))
+    with pytest.raises(SystemExit, match=r'a/1.jpg and b/1.jpg would be the same file'):
+        runpy.run_path(str(ROOT / 'tools/test.py'))['check_stems'](dataset, 'maps')
     assert len(list((tmp_path / 'show').rglob('*.png'))) == 4
     printed = run(
         'tools/contact_sheet.py', SEGMENTOR, maps, '--out', sheet, '--rows', 2, '--columns', 2,
@@ -124,6 +133,46 @@ def test_wrong_classes_are_rejected(change, said, options, tmp_path):
     printed = run('tools/train.py', DETECTOR, '--work-dir', tmp_path, *options, change, code=1)
     assert said in printed
     assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ('model.decode_head.num_classes=3', 'FPNHead has num_classes=3, but'),
+        ('val_evaluator.iou_metrics=mIuO', 'knows only mDice, mFscore, mIoU'),
+    ],
+)
+def test_settings_of_a_segmentor_are_checked(change, said, seg_options, tmp_path):
+    command = 'tools/train.py', SEGMENTOR, '--work-dir', tmp_path, *seg_options, change
+    printed = run(*command, code=1)
+    assert said in printed.strip().splitlines()[-1]
+    assert 'Traceback' not in printed
+
+
+def test_resuming_from_another_model_is_one_sentence(segmentor, options, tmp_path):
+    printed = run(
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--resume', segmentor / 'iter_2.pth',
+        *options, code=1,
+    )  # fmt: skip
+    assert 'does not fit the config' in printed.strip().splitlines()[-1]
+    assert 'Traceback' not in printed
+
+
+def test_interrupted_training_tells_how_to_continue(seg_options, tmp_path):
+    out, err = tmp_path / 'out', tmp_path / 'err'
+    process = start(
+        'tools/train.py', SEGMENTOR, '--work-dir', tmp_path, *seg_options,
+        'train_cfg.max_iters=100000', 'train_cfg.val_interval=100000', out=out, err=err,
+    )  # fmt: skip
+    deadline = time.monotonic() + 280
+    while not list(tmp_path.glob('iter_1.pth.sha256')):
+        assert process.is_alive(), err.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert err.read_text().strip().splitlines()[-1].endswith('continues with --resume')
 
 
 def test_classes_without_annotations_are_rejected(demo_data, options, tmp_path):
@@ -247,6 +296,12 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', DETECTOR, 'optim_wrapper.optimizer.type=AdamX'], 'type AdamX,'),
         (['tools/train.py', DETECTOR, 'model.backbone.arch=zz'], "'xt'"),
         (['tools/train.py', DETECTOR, 'model.backbone.archh=t'], "'archh'"),
+        (['tools/train.py', DETECTOR, 'model.rpn_head.anchr=1'], "'anchr'"),
+        (['tools/train.py', DETECTOR, 'train_cfg.max_epochs=-5'], 'at least 1, but is -5'),
+        (['tools/train.py', DETECTOR, 'optim_wraper.type=x'], 'did you mean optim_wrapper'),
+        (['tools/train.py', DETECTOR, 'load_from=none.pth'], 'none.pth does not exist'),
+        (['tools/train.py', DETECTOR, 'optim_wrapper.optimizer.lr=-1'], 'AdamW a value'),
+        (['tools/train.py', DETECTOR, 'train_dataloader.batch_size=0'], 'batch_size=0'),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, said, options):

@@ -73,6 +73,11 @@ def read(tree: Tree, options: Options) -> Found:
     rows, where = _rows(tree, options)
     rows = _by_palette(rows, values)
     if is_color:
+        if options.void is not None:
+            raise DataError(
+                '--void names labels, but the label maps hold colors: name a color "void" in the '
+                'table of classes to ignore it'
+            )
         classes, scheme, palette, choices = _by_color(rows, where, values, samples, problems)
     else:
         classes, scheme, palette, choices = _by_label(rows, where, values, options, problems)
@@ -388,6 +393,9 @@ def _names(
     shares = ', '.join(f'{v} ({totals[v] / pixels:.1%})' for v in labels)
     if options.void is not None:
         void, why = set(options.void), 'as --void says'
+        known = {VOID, *labels, *(row.label for row in rows)}
+        if unknown := sorted(void - known):
+            raise DataError(f'--void {unknown[0]}: the label maps hold only the labels {shares}')
     else:
         void, why = {VOID} & set(labels), 'by convention'
     choices = [('ignored', f'{_spans(sorted(void))}, {why}')] if void else []

@@ -103,7 +103,9 @@ class Measured:
         )
         header = ['class', *(f'{what} in {name}' for name in names)]
         boxes = what == 'objects'
-        table = [[*header, 'images', *(['size in pixels: 5 %', 'median', '95 %'] if boxes else [])]]
+        table = [
+            [*header, 'train images', *(['size in pixels: 5 %', 'median', '95 %'] if boxes else [])]
+        ]
         counts = {name: self.counts(name) for name in names}
         totals = {name: max(sum(counts[name].values()), 1) for name in names}
         present = Counter(label for sample in self.train for label in sample.present)

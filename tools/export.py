@@ -19,6 +19,7 @@ from unittest.mock import patch
 from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
+    check_checkpoint,
     check_data,
     explained_errors,
     make_runner,
@@ -87,8 +88,6 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Exit with one sentence where an argument cannot be used, before anything is built."""
-    from mmatm.checkpoints.loading import EMA_PREFIX
-
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         sys.exit(f'{" and ".join(missing)} is missing: run "pip install \'mmatm[export]\'"')
@@ -110,9 +109,7 @@ def check(args: argparse.Namespace) -> None:
         sys.exit(f'--out cannot be written: {args.out}')
     if args.out.exists() and not args.force:
         sys.exit(f'{args.out} exists: pass --force to overwrite it')
-    checkpoint = args.checkpoint.removeprefix(EMA_PREFIX)
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        sys.exit(f'checkpoint {checkpoint} does not exist')
+    check_checkpoint(args.checkpoint)
 
 
 def parts(out: Path) -> list[Path]:

@@ -5,13 +5,13 @@ import sys
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
-from mmatm.checkpoints.loading import EMA_PREFIX, load_whole_model
+from mmatm.checkpoints.loading import load_whole_model
 from mmatm.cli.arguments import (
+    check_checkpoint,
     check_data,
     explained_errors,
     leave_process_group,
@@ -59,9 +59,7 @@ def main() -> None:
 
     cfg = load_config(args, 'test_dataloader', 'test_evaluator')
     check_data(cfg, 'test_dataloader', classes=False)
-    checkpoint = args.checkpoint.removeprefix(EMA_PREFIX)
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        sys.exit(f'checkpoint {checkpoint} does not exist')
+    check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     scope = cfg.get('default_scope')
     if args.out and scope in KINDS and not args.out.endswith(('.pkl', '.pickle')):
@@ -80,7 +78,9 @@ def main() -> None:
 
     runner = make_runner(cfg)
     if args.out and scope == 'mmseg':
-        check_stems(runner.test_dataloader.dataset, args.out)
+        dataset = runner.test_dataloader.dataset
+        images = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+        check_stems(images, args.out)
     if args.out and scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
@@ -93,12 +93,11 @@ def main() -> None:
     leave_process_group()
 
 
-def check_stems(dataset: Any, out: str) -> None:
+def check_stems(images: list[str], out: str) -> None:
     """Exit with one sentence if mmseg would write two label maps to the same file."""
-    images: dict[str, str] = {}
-    for index in range(len(dataset)):
-        image = dataset.get_data_info(index)['img_path']
-        other = images.setdefault(Path(image).stem, image)
+    by_stem: dict[str, str] = {}
+    for image in images:
+        other = by_stem.setdefault(Path(image).stem, image)
         if other != image:
             sys.exit(
                 f'--out {out}: the label maps of {other} and {image} would be the same file, '

@@ -4,8 +4,8 @@
 import sys
 from pathlib import Path
 
-from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import (
+    check_checkpoint,
     check_data,
     check_optimizer,
     check_schedule,
@@ -64,9 +64,8 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    checkpoint = (cfg.get('load_from') or '').removeprefix(EMA_PREFIX)
-    if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
-        sys.exit(f'checkpoint {checkpoint} does not exist')
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
     warn_if_random(cfg)
     try:
         make_runner(cfg).train()

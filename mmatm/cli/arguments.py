@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy
@@ -24,7 +25,7 @@ from torch import distributed
 
 from .. import mm  # noqa: F401  registers ATMNet
 from ..checkpoints import CheckpointError
-from ..checkpoints.loading import install_reader
+from ..checkpoints.loading import EMA_PREFIX, install_reader
 from ..checkpoints.reading import TRUST_FLAG, trust_checkpoints
 from ..data import DataError, check_classes, check_paths, metrics
 from ..models.trunk import ArgumentError
@@ -44,7 +45,9 @@ _PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab 
     'mmseg': ('onedl', 'mmsegmentation'),
     'mmpretrain': ('classification', 'mmpretrain'),
 }
+_IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
 _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+_BUILDING = 'mmengine.registry.build_functions'
 # Modules whose classes check what configs give them.
 _GIVEN_VALUES = ('torch.optim', 'torch.utils.data', 'mmdet.datasets.samplers')
 # What mmengine says of a type that is in no registry.
@@ -201,14 +204,8 @@ def check_data(cfg: Config, *loaders: str, classes: bool = True) -> None:
     for loader in loaders:
         for metric in metrics(cfg, loader.replace('dataloader', 'evaluator')):
             _prepare(metric.type)
-            known = {'mIoU', 'mDice', 'mFscore'}  # mmseg looks when it has evaluated everything
-            asked = metric.get('iou_metrics', [])
-            for name in [asked] if isinstance(asked, str) else asked:
-                if metric.type == 'IoUMetric' and name not in known:
-                    sys.exit(
-                        f'the IoUMetric of {loader} has iou_metrics={asked}, but knows only '
-                        f'{", ".join(sorted(known))}'
-                    )
+            if metric.type == 'IoUMetric':
+                _check_iou_metrics(metric.get('iou_metrics', []), loader)
     try:
         check_paths(cfg, *loaders)
         if classes:
@@ -225,6 +222,22 @@ def _prepare(metric: str) -> None:
     if package == 'lvis' and not hasattr(numpy, 'float'):
         # lvis 0.5.3 evaluates with this name, which numpy 1.24 removed.
         numpy.float = float  # type: ignore[attr-defined]
+
+
+def _check_iou_metrics(asked: str | list[str], loader: str) -> None:
+    """Exit with one sentence if mmseg would reject a metric after it has evaluated everything."""
+    if not {*([asked] if isinstance(asked, str) else asked)} <= set(_IOU_METRICS):
+        sys.exit(
+            f'the IoUMetric of {loader} has iou_metrics={asked}, but knows only '
+            f'{", ".join(_IOU_METRICS)}'
+        )
+
+
+def check_checkpoint(name: str) -> None:
+    """Exit with one sentence if a local checkpoint, or the file of ``ema:FILE``, is missing."""
+    file = name.removeprefix(EMA_PREFIX)
+    if '://' not in file and not Path(file).is_file():
+        sys.exit(f'checkpoint {file} does not exist')
 
 
 def make_runner(cfg: Config) -> Runner:
@@ -254,12 +267,12 @@ def explained_errors() -> Iterator[None]:
         last = text.splitlines()[-1].removeprefix(f'{DataError.__module__}.DataError: ')
         sys.exit(last if 'Traceback' in text else text)
     except (AssertionError, ValueError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        where, self = frame.f_globals['__name__'], frame.f_locals.get('self')
+        frame, where = _frames(error)[-1]
         if where == 'mmdet.engine.hooks.num_class_check_hook':
             sys.exit(str(error))
         if frame.f_code.co_name == '__init__' and where.startswith(_GIVEN_VALUES):
-            sys.exit(f'the config gives {type(self).__name__} a value it cannot take: {error}')
+            name = type(frame.f_locals.get('self')).__name__
+            sys.exit(f'the config gives {name} a value it cannot take: {error}')
         if where.startswith('torch.optim') and 'loaded state dict' in str(error):
             sys.exit(f'the checkpoint to resume from does not fit the config: {error}')
         raise
@@ -270,20 +283,20 @@ def explained_errors() -> Iterator[None]:
         _exit_with_unknown_type(name, scope, registry)
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        building = frame.f_globals['__name__'] == 'mmengine.registry.build_functions'
-        # A class that passes on what it does not know, to one that does not know it either.
-        passing = frame.f_code.co_name == '__init__' and _builds(error)
-        if not unknown or not (building or passing):
+        frames = _frames(error)
+        frame, where = frames[-1]
+        # A class may pass on what it does not know, to one that does not know it either.
+        passing = frame.f_code.co_name == '__init__' and any(w == _BUILDING for _, w in frames)
+        if not unknown or not (where == _BUILDING or passing):
             raise
         name, argument = unknown.groups()
         sys.exit(f'the config gives {name} the argument {argument}, which it does not take')
 
 
-def _builds(error: Exception) -> bool:
-    """Whether an error passed through mmengine as it built what a config describes."""
+def _frames(error: Exception) -> list[tuple[FrameType, str]]:
+    """The frames that an error passed through, and their modules; generated code has none."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(f.f_globals['__name__'] == 'mmengine.registry.build_functions' for f in frames)
+    return [(frame, frame.f_globals.get('__name__', '')) for frame in frames]
 
 
 def check_schedule(cfg: Config) -> None:

@@ -360,13 +360,8 @@ def _schedule(found: Found, recipe: Recipe, schedule: Schedule) -> str:
     elif recipe.pretrained:  # the backbone is nearly there, the head begins
         lines.append("paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)})")
     warm_up = min(100 if recipe.small else 500, schedule.steps // 10)
-    if warm_up > 1:
-        linear = (
-            "\n    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, "
-            f'end={warm_up}),'
-        )
-    else:  # one step would never leave the factor it starts from
-        warm_up, linear = 0, ''
+    warm_up = warm_up if warm_up > 1 else 0  # one step would never leave its start factor
+    linear = f"dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={warm_up})"
     if found.task == 'segmentation':
         loop = f'max_iters={schedule.steps}, val_interval={schedule.interval}'
         decay = f'eta_min=0.0, power=0.9, by_epoch=False, begin={warm_up}, end={schedule.steps}'
@@ -382,9 +377,8 @@ def _schedule(found: Found, recipe: Recipe, schedule: Schedule) -> str:
 train_cfg = dict({loop})
 optim_wrapper = dict(
 {''.join(f'    {line},' + chr(10) for line in lines)})
-param_scheduler = [{linear}
-    {decay},
-]
+param_scheduler = [
+{''.join(f'    {each},' + chr(10) for each in ([linear] if warm_up else []) + [decay])}]
 auto_scale_lr = dict(base_batch_size={recipe.batch})
 default_hooks = dict({logger}checkpoint=dict({hook}))
 """

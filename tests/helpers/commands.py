@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -127,6 +128,8 @@ def _execute(words, cwd, environ, out, err, group, path):
     os.environ.clear()
     os.environ.update(environ)
     torch.set_num_threads(1)  # the server has read the variable for it already
+    # As in a terminal; a shell that starts the tests in the background lets them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folders = (str(ROOT / 'tests' / 'helpers'), str(ROOT / 'tools'))  # pytest adds them
     script = words[0] not in ('mmatm', '-c')
     own = str(Path(words[0]).resolve().parent) if script else str(cwd)

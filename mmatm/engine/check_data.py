@@ -1,6 +1,6 @@
 """Checks of the data during training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -29,7 +29,8 @@ class CheckDataHook(Hook):
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
         heads = [module for module in model.modules() if hasattr(module, 'loss_decode')]
         dataset = runner.train_dataloader.dataset
-        _check_number(heads, getattr(dataset, 'metainfo', {}).get('classes'))
+        for head in heads:
+            _check_number(head, getattr(dataset, 'metainfo', {}).get('classes') or ())
         check_samples(dataset, _ignored_by(heads), 'every head')
 
     def before_val(self, runner: Runner) -> None:
@@ -43,14 +44,17 @@ class CheckDataHook(Hook):
         check_samples(runner.test_dataloader.dataset, ignored, 'the metric')
 
 
-def _check_number(heads: list[Any], classes: Any) -> None:
-    """Compare the segmentation heads with the data set; mmdet has a hook for its own."""
-    for head in heads:
-        if classes and head.num_classes != len(classes):
-            raise DataError(
-                f'{type(head).__name__} has num_classes={head.num_classes}, but the training set '
-                f'has {len(classes)} classes: {", ".join(classes)}'
-            )
+def _check_number(head: Any, classes: Sequence[str]) -> None:
+    """Check that a segmentation head has all labels; mmdet has a hook for its own heads.
+
+    It may have more, and one sigmoid tells two classes apart.
+    """
+    labels = [label for label in range(len(classes)) if label != head.ignore_index]
+    if labels and labels[-1] >= max(head.num_classes, 2):
+        raise DataError(
+            f'{type(head).__name__} has num_classes={head.num_classes}, but the training set '
+            f'has {len(labels)} classes: {", ".join(classes[label] for label in labels)}'
+        )
 
 
 def _ignored_by(parts: Iterable[Any]) -> set[int]:

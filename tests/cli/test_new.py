@@ -440,6 +440,22 @@ def test_label_maps_of_another_size_and_label_too_large(data, rejected):
     assert 'val_0.png holds the label 7' in said
 
 
+def test_nested_folders_with_the_same_names(data, make):
+    for split in ('train', 'val'):
+        for at, folder in enumerate(('first day', 'second day')):
+            for name in ('0', '1'):
+                own_data.photo(data / 'images' / split / folder / f'{name}.png')
+                maps = own_data.stripes([at, 2])
+                own_data.label_map(data / 'labels' / split / folder / f'{name}.png', maps)
+    cfg, _ = make('--void', 'none')
+    for loader in ('train', 'val'):
+        found = [
+            set(sample['data_samples'].gt_sem_seg.data.unique().tolist())
+            for sample in dataset(cfg, loader)
+        ]
+        assert sorted(map(sorted, found)) == [[0, 2], [0, 2], [1, 2], [1, 2]]
+
+
 # Classification
 
 

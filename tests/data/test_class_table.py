@@ -3,7 +3,8 @@
 import pytest
 
 from mmatm.data import DataError
-from mmatm.data.formats.class_table import Row, read_table
+from mmatm.data.formats.class_table import Row, find_table, read_table
+from mmatm.data.formats.found import Tree
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,24 @@ def test_spellings(name, text, rows, tmp_path):
     file = tmp_path / name
     file.write_text(text)
     assert read_table(file) == rows
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('sky,1,2,3\nroad,4,5,6\nsky,7,8,9\n', "has the class 'sky' 2 times"),
+        ('sky,1,2,3\nroad,1,2,3\n', r'has the color \(1, 2, 3\) 2 times'),
+    ],
+)
+def test_what_is_there_twice_is_named(text, reason, tmp_path):
+    (tmp_path / 'class_dict.csv').write_text(text)
+    with pytest.raises(DataError, match=reason):
+        find_table(Tree(tmp_path))
+
+
+def test_a_list_of_something_else_is_no_table(tmp_path):
+    (tmp_path / 'labels.txt').write_text('sky\nroad\nsky\n')
+    assert find_table(Tree(tmp_path)) is None
 
 
 @pytest.mark.parametrize('text', ['', 'a\nb,1\n', 'a,1,2,300\n', 'a\na\n', 'a,1,2,3\nb,1,2,3\n'])

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,19 @@ def find_table(tree: Tree) -> Path | None:
     """Return the only text file whose lines are classes.
 
     Raises:
-        DataError: there are several.
+        DataError: there are several, or a class or a color is in one twice.
     """
     found = []
     for path in tree.having('.csv', '.txt', '.names'):
         if split_of(path.stem, whole=True) or not _HINT.search(path.stem):
             continue
         try:
-            rows = read_table(path)
+            rows = _rows(path)
         except DataError:
+            continue
+        if rows[0].color:  # other lines may be something else than classes
+            _check_unique(path, rows)
+        elif len({row.name for row in rows}) < len(rows):
             continue
         if not any('/' in row.name for row in rows):
             found.append((path, rows))
@@ -54,8 +59,15 @@ def read_table(path: Path) -> list[Row]:
     # are skipped.
 
     Raises:
-        DataError: a line is none of these, or the file cannot be read.
+        DataError: a line is none of these, a class or a color is there twice, or the file cannot be
+            read.
     """
+    rows = _rows(path)
+    _check_unique(path, rows)
+    return rows
+
+
+def _rows(path: Path) -> list[Row]:
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -67,14 +79,19 @@ def read_table(path: Path) -> list[Row]:
             lines = lines[1:]
     rows = [_row(line) for line in lines]
     kinds = {(row.color is None, row.label is None) for row in rows}
-    names = [row.name for row in rows]
     if not rows or len(kinds) > 1 or len(rows) > 256:
         raise DataError(f'{path} is not a table of classes: a name per line, with color or label')
-    twice = next((name for name in names if names.count(name) > 1), None)
-    colors = [row.color for row in rows if row.color]
-    if twice is not None or len(set(colors)) < len(colors):
-        raise DataError(f'{path} has the class {twice!r} or a color twice')
     return rows
+
+
+def _check_unique(path: Path, rows: list[Row]) -> None:
+    for what, values in (
+        ('class', [row.name for row in rows]),
+        ('color', [row.color for row in rows if row.color]),
+    ):
+        value, number = Counter(values).most_common(1)[0] if values else ('', 1)
+        if number > 1:
+            raise DataError(f'{path} has the {what} {value!r} {number} times')
 
 
 def _row(line: str) -> Row:

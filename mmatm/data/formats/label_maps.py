@@ -125,7 +125,7 @@ def _pairs(tree: Tree, chosen: Path | None) -> dict[Path, Path | None]:
         partner: dict[Path, list[tuple[Group, Keyed]]] = defaultdict(list)
         for group in maps:
             keys = _keys(groups[group], group[2], shorten)
-            if folder := _partner(tree, keys, images):
+            if folder := _partner(tree, group[0], keys, images):
                 partner[folder].append((group, keys))
         if partner:
             return _matched(images, partner)
@@ -183,13 +183,14 @@ def _keys(paths: Sequence[Path], tail: str, shorten: bool) -> Keyed:
     return groups
 
 
-def _partner(tree: Tree, keys: Keyed, images: dict[Path, Keyed]) -> Path | None:
-    """The folder of images that most of these label maps belong to."""
+def _partner(tree: Tree, place: Path, keys: Keyed, images: dict[Path, Keyed]) -> Path | None:
+    """The folder of images that most of the label maps in ``place`` belong to."""
     split = by_folder(tree, next(iter(keys.values()))[0])
 
-    def rank(folder: Path) -> tuple[int, bool]:
+    def rank(folder: Path) -> tuple[int, bool, int]:
         image = next(iter(images[folder].values()))[0]
-        return len(keys.keys() & images[folder].keys()), by_folder(tree, image) == split
+        alike = {*folder.parts} & {*place.parts}
+        return len(keys.keys() & images[folder].keys()), by_folder(tree, image) == split, len(alike)
 
     best = max(images, key=rank, default=None)
     return best if best is not None and rank(best)[0] else None

@@ -100,6 +100,12 @@ def predict(args: argparse.Namespace) -> list[str]:
 def check_device(name: str) -> None:
     """Raise ValueError if torch has no such device."""
     try:
+        torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f'--device must be cpu, cuda, or cuda:N for one of several GPUs, but is {name}'
+        ) from None
+    try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'--device {name} cannot be used: {str(error).splitlines()[0]}') from None

@@ -159,14 +159,34 @@ def read_config(name: str, options: dict | None = None) -> Config:
 
 
 def _check_options(cfg: Config, options: dict) -> None:
-    """Exit with one sentence if an option sets what looks like a mistyped setting."""
-    known = {*cfg, *inspect.signature(Runner).parameters}
+    """Say in one sentence if an option sets what looks like a mistyped setting.
+
+    On the top level that is an error. Further down it may be meant, because classes have arguments
+    that a config leaves out.
+    """
     for option in options:
-        name = option.split('.')[0]
-        if name not in known and (similar := difflib.get_close_matches(name, known, 1, 0.8)):
-            sys.exit(
-                f'--cfg-options {option}: the config has no {name}; did you mean {similar[0]}?'
-            )
+        if found := _mistyped(cfg, option):
+            name, similar = found
+            what = f'--cfg-options {option}: the config has no {name}; did you mean {similar}?'
+            if '.' not in name:
+                sys.exit(what)
+            print(f'warning: {what}', file=sys.stderr)
+
+
+def _mistyped(cfg: Config, option: str) -> tuple[str, str] | None:
+    """A setting on the path of ``option`` that the config lacks, and one of a similar name."""
+    settings: Any = {**dict.fromkeys(inspect.signature(Runner).parameters), **cfg}
+    outer = ''
+    for name in option.split('.'):
+        if isinstance(settings, (list, tuple)):
+            settings = {str(index): value for index, value in enumerate(settings)}
+        if not isinstance(settings, dict):
+            return None
+        if name not in settings:
+            similar = difflib.get_close_matches(name, settings, 1, 0.8)
+            return (outer + name, outer + similar[0]) if similar else None
+        settings, outer = settings[name], f'{outer}{name}.'
+    return None
 
 
 def require(cfg: Config, *settings: str) -> None:

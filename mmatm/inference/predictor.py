@@ -225,7 +225,7 @@ class Predictor:
             visualizer.visualize_cls(image, sample, classes=self.classes, draw_gt=False)
             image = visualizer.get_image()
         elif self.task == 'segmentation':
-            (image,) = self.inferencer.visualize([image], [sample], return_vis=True)
+            image = self._draw_labels(image, sample)
         else:
             found = sample.pred_instances
             found = found[found.scores > score_thr]
@@ -243,6 +243,31 @@ class Predictor:
                     [image], [shown], return_vis=True, pred_score_thr=score_thr
                 )
         return np.ascontiguousarray(image[..., ::-1])
+
+    def _draw_labels(self, image: np.ndarray, sample: Any) -> np.ndarray:
+        """Draw a label map with mmseg's visualizer, whose font has no letters beyond ASCII."""
+        plain = all(name.isascii() for name in self.classes)
+        (drawn,) = self.inferencer.visualize([image], [sample], return_vis=True, with_labels=plain)
+        if plain:
+            return drawn
+        labels = sample.pred_sem_seg.data[0].numpy()
+        visualizer = self.inferencer.visualizer
+        visualizer.set_image(drawn)
+        for label in np.unique(labels):
+            rows, columns = np.nonzero(labels == label)
+            pixels = np.bincount(rows)
+            widest = np.flatnonzero(pixels == pixels.max())
+            row = widest[len(widest) // 2]
+            color = tuple(value / 255 for value in visualizer.dataset_meta['palette'][label])
+            visualizer.draw_texts(
+                self.classes[label],
+                np.array([np.median(columns[rows == row]), row]),
+                colors='w',
+                vertical_alignments='center',
+                horizontal_alignments='center',
+                bboxes=dict(facecolor=color, edgecolor='k', pad=1),
+            )
+        return visualizer.get_image()
 
 
 def _loader(pipeline: list[dict]) -> Any:

@@ -21,6 +21,13 @@ def test_every_tool_is_a_command():
     assert usage == mmatm('--help')
 
 
+def test_mistyped_setting_below_the_top_level_is_a_warning():
+    option = 'test_dataloader.dataset.pipeline.1.scael=7'
+    printed = mmatm('print-config', DETECTOR, '--cfg-options', option)
+    assert 'did you mean test_dataloader.dataset.pipeline.1.scale?' in printed
+    assert 'scael=7' in printed
+
+
 @pytest.mark.parametrize(
     ('name', 'content', 'reason'),
     [

@@ -180,6 +180,16 @@ def test_tiles_of_a_large_image(detect, segment):
     assert found.draw(0.0).shape == image.shape
 
 
+def test_names_beyond_ascii_are_drawn(segment, image, monkeypatch):
+    (found,) = segment(image)
+    drawings = []
+    for letter in 'äö':
+        monkeypatch.setattr(segment, 'classes', (letter * 3,) * len(segment.classes))
+        drawings.append(found.draw())
+    assert drawings[0].shape == image.shape
+    assert not np.array_equal(*drawings)
+
+
 def test_classifier(image, tmp_path):
     pytest.importorskip('mmpretrain')
     cfg, file = checkpoint(CLASSIFIER, tmp_path)

@@ -140,7 +140,8 @@ function insights() {
   if (known.length > 2) {
     known.sort((a, b) => column.values[a] - column.values[b]);
     const [worst, best] = [known[0], known[known.length - 1]];
-    found.push(`${name(best)} does best (${column.name} ${fixed(column.values[best])}), ${name(worst)} worst (${fixed(column.values[worst])}).`);
+    const highest = fixed(column.values[best]);
+    found.push(Number(highest) ? `${name(best)} does best (${column.name} ${highest}), ${name(worst)} worst (${fixed(column.values[worst])}).` : `No class has a ${column.name} above 0.`);
   }
   const mixed = mixUps()[0];
   if (mixed && mixed.n) found.push(`The most frequent mix-up: ${describe(mixed)}.`);

@@ -8,7 +8,7 @@ _base_ = [
 custom_imports = dict(imports=['mmatm', 'mmdet.models'])
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(
         type='RandomChoiceResize',
         scales=[side * 512 // 10 for side in range(5, 21)],

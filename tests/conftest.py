@@ -1,7 +1,6 @@
 """Shared fixtures, and settings that make the suite faster."""
 
 import pytest
-import torch.utils.data._utils
 
 from browser import chromium
 from commands import DETECTOR, SEGMENTOR, run
@@ -16,6 +15,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Prepare the process when it has imported all of its tests."""
+    import torch.utils.data._utils
+
     import quick  # noqa: F401
 
     # A data loader that is garbage-collected cannot tell its workers to stop. It waits this long

@@ -66,15 +66,16 @@ def test_sdist_is_complete(dist):
 
 
 def test_installed_command_finds_configs(installed, tmp_path):
-    assert str(installed) in run('mmatm', 'configs', 'upernet*', cwd=tmp_path, path=[installed])
+    # In a new process, as a user's.
+    done = python('-m', 'mmatm', 'configs', 'upernet*', cwd=tmp_path, path=installed)
+    assert str(installed) in done.stdout
 
 
 def test_installed_package_trains(installed, tmp_path, options):
     pytest.importorskip('mmdet')
     work_dir = tmp_path / 'work'
-    # In a new process, as a user's.
-    python('-m', 'mmatm', 'train', 'mask_rcnn_atmnet_xt_demo', '--work-dir', work_dir, *options,
-           cwd=tmp_path, path=installed)  # fmt: skip
+    run('mmatm', 'train', 'mask_rcnn_atmnet_xt_demo', '--work-dir', work_dir, *options,
+        cwd=tmp_path, path=[installed])  # fmt: skip
     assert (work_dir / 'epoch_1.pth').is_file()
 
 

@@ -13,7 +13,6 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = 'configs/detection/mask_rcnn_atmnet_xt_demo.py'
@@ -58,6 +57,8 @@ def start(*command, cwd=ROOT, out, err, group=False, path=None):
     arguments = list(map(str, command)), cwd, environment(), out, err, group, path
     process = _SERVER.Process(target=_execute, args=arguments)
     with pytest.MonkeyPatch.context() as patch:
+        # For a new server: Python 3.11 does not tell it where "quick" is.
+        patch.setenv('PYTHONPATH', str(Path(__file__).parent), prepend=os.pathsep)
         if path is not None:
             connect = _BARE_SERVER.connect_to_new_process
             patch.setattr(forkserver, 'connect_to_new_process', connect)
@@ -120,6 +121,8 @@ def python(*arguments, path=ROOT, cwd=None, code=0):
 
 def _execute(words, cwd, environ, out, err, group, path):
     """Run a Python program in this process as if it had been started on its own."""
+    import torch
+
     if group:
         os.setsid()
     for file, descriptor in ((out, 1), (err, 2)):

@@ -1,7 +1,7 @@
-"""Import this to leave out what takes mmengine longer than a small run, and what no test is about.
+"""Import this to leave out what takes longer than a small run, and what no test is about.
 
-That is the layout of printed and stored configs, a garbage collection per dataset, and reading the
-metafiles of all models of mmdet for every config that inherits from it.
+That is the layout of printed and stored configs, reading the metafiles of all models of mmdet for
+every config that inherits from it, and a search for garbage per dataset.
 """
 
 from contextlib import suppress

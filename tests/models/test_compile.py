@@ -77,11 +77,11 @@ def test_inductor_under_autocast():
     torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-2)
 
 
-@pytest.mark.parametrize(('half', 'stages'), [(False, 2), (True, 1)])
-def test_two_graphs_serve_all_sizes(half, stages):
+@pytest.mark.parametrize('half', [False, True])
+def test_two_graphs_serve_all_sizes(half):
     from torch._dynamo.testing import CompileCounterWithBackend
 
-    model = tiny(out_indices=range(stages))
+    model = tiny(out_indices=(0,))
     counter = CompileCounterWithBackend('aot_eager')
     compiled_model = torch.compile(model, backend=counter, fullgraph=True)
     for size in SIZES if SYMBOLIC else SIZES[:3]:

@@ -175,7 +175,7 @@ def test_two_processes_train_as_one_and_survive_losses(seg_options, tmp_path, ma
     one, whole, killed = (tmp_path / name for name in ('one', 'whole', 'killed'))
     run('tools/train.py', SEGMENTOR, '--work-dir', one, *common, 'train_cfg.max_iters=4')
     losses = ['process 1', 'machine 0', 'machine 1'][: 3 if 'MMATM_KILLS' in os.environ else 1]
-    steps = 8 + 4 * len(losses)
+    steps = 4 + 4 * len(losses)
     options = [*common, 'train_dataloader.batch_size=2', f'train_cfg.max_iters={steps}']
     run_pair('tools/train.py', SEGMENTOR, '--work-dir', whole, *options,
              'default_hooks.checkpoint.interval=4',

@@ -56,7 +56,8 @@ def test_collect_env_names_what_is_installed():
 
 
 def test_report_from_the_command_line(tmp_path):
-    printed = run(tmp_path, '-m', 'mmatm.env')
+    program = 'import runpy; runpy.run_module("mmatm.env", run_name="__main__", alter_sys=True)'
+    printed = run_after_torch(tmp_path, '-c', program)
     assert 'RuntimeWarning' not in printed
     assert f'mmatm: {__version__}\n' in printed
     assert 'problem' not in printed

@@ -64,6 +64,9 @@ def main() -> None:
         parser.error('--rows, --columns and --height must be at least 1')
 
     cfg = read_config(args.config, args.cfg_options)
+    if (cfg.default_scope == 'mmdet') != Path(args.predictions).is_file():
+        what = '.pkl file' if cfg.default_scope == 'mmdet' else 'folder'
+        sys.exit(f'{args.predictions} must be the {what} that "mmatm test --out" wrote')
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if cfg.default_scope == 'mmdet':

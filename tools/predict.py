@@ -26,6 +26,7 @@ from mmatm.cli.arguments import (
 from mmatm.data import DataError
 from mmatm.inference import Predictor, Writer
 from mmatm.inference.writing import FOLDERS, check_folder
+from mmatm.packaged import model_names
 
 
 @explained_errors()
@@ -45,7 +46,7 @@ def main() -> None:
         '--tile', type=int, help='cut larger images into tiles of this side, in pixels'
     )
     parser.add_argument(
-        '--overlap', type=float, default=0.25, help='share of a tile that its neighbour covers'
+        '--overlap', type=float, help='share of a tile that its neighbour covers (default: 0.25)'
     )
     parser.add_argument(
         '--annotations', help='COCO annotation file that tells the ids of images and categories'
@@ -60,6 +61,8 @@ def main() -> None:
     add_config_options(parser)
     add_trust_flag(parser)
     args = parser.parse_args()
+    if args.overlap is not None and args.tile is None:
+        parser.error('--overlap needs --tile')
     try:
         skipped = predict(args)
     except (OSError, ValueError, CheckpointError, DataError) as error:
@@ -75,7 +78,8 @@ def predict(args: argparse.Namespace) -> list[str]:
     check_folder(args.out_dir, args.force)
     for file in (args.input, args.checkpoint.removeprefix(EMA_PREFIX)):  # before seconds of loading
         if '://' not in file and not Path(file).exists():
-            raise FileNotFoundError(f'{file} does not exist')
+            order = '; the order is INPUT CONFIG CHECKPOINT' if file in model_names() else ''
+            raise FileNotFoundError(f'{file} does not exist{order}')
     source = Path(args.input).resolve()
     if source in [(args.out_dir / name).resolve() for name in FOLDERS]:
         raise ValueError(f'{args.input} holds results, which would be overwritten')
@@ -85,7 +89,8 @@ def predict(args: argparse.Namespace) -> list[str]:
     require(cfg, 'model', 'default_scope')
     predictor = Predictor(cfg, args.checkpoint, args.device)
     images = predictor.open(args.input, args.recursive)
-    predictions = predictor.predict(images, args.batch_size, args.tile, args.overlap)
+    overlap = 0.25 if args.overlap is None else args.overlap
+    predictions = predictor.predict(images, args.batch_size, args.tile, overlap)
     writer = Writer(
         args.out_dir, predictor, args.score_thr, not args.no_vis, args.arrays, args.annotations,
         args.force,

@@ -22,6 +22,7 @@ from mmatm.cli.arguments import (
 from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
 from mmatm.data import metrics
 
+PICKLES = ('.pkl', '.pickle')
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # their predictions are one .pkl file
 
 
@@ -35,7 +36,10 @@ def main() -> None:
         'for label maps',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for images with predictions')
+    parser.add_argument(
+        '--show-dir',
+        help='folder for images with predictions; those of a segmentor are in vis_data/vis_image',
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window is shown')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
@@ -45,10 +49,12 @@ def main() -> None:
         help='evaluate on corrupted images: names or groups of corruptions (default: benchmark)',
     )
     parser.add_argument(
-        '--severities', type=int, nargs='+', metavar='1..5', default=list(SEVERITIES),
-        choices=SEVERITIES, help='severities of the corruptions (default: all)',
+        '--severities', type=int, nargs='+', metavar='1..5', choices=SEVERITIES,
+        help='severities of the corruptions (default: all)',
     )  # fmt: skip
     args = parser.parse_args()
+    if args.severities and args.corruptions is None:
+        parser.error('--severities needs --corruptions')
     if args.corruptions is not None:
         if args.out or args.show or args.show_dir:
             parser.error('--corruptions cannot be combined with --out, --show or --show-dir')
@@ -58,19 +64,21 @@ def main() -> None:
             parser.error(f'--corruptions: {error}')
 
     cfg = load_config(args, 'test_dataloader', 'test_evaluator')
+    scope = cfg.get('default_scope')
+    if args.out and scope in KINDS and not args.out.endswith(PICKLES):
+        sys.exit(f'--out must be a .pkl file for a {KINDS[scope]}, but is {args.out}')
+
+    if args.out and scope == 'mmseg' and args.out.endswith(PICKLES):
+        sys.exit(f'--out must be a folder for a segmentor, but is {args.out}')
     check_data(cfg, 'test_dataloader', classes=False)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
-    scope = cfg.get('default_scope')
-    if args.out and scope in KINDS and not args.out.endswith(('.pkl', '.pickle')):
-        sys.exit(f'--out must be a .pkl file for a {KINDS[scope]}, but is {args.out}')
-
     if args.show or args.show_dir:
         show(cfg, args)
     if args.tta:
         use_tta(cfg)
     if args.corruptions is not None:
-        evaluate(cfg, names, args.severities)
+        evaluate(cfg, names, args.severities or list(SEVERITIES))
         leave_process_group()
         return
     if args.out and scope == 'mmseg':
@@ -114,7 +122,7 @@ def show(cfg: Config, args: Namespace) -> None:
         return
     hook.draw = True
     if args.show_dir and cfg.default_scope == 'mmdet':
-        hook.test_out_dir = args.show_dir
+        hook.test_out_dir = str(Path(args.show_dir).resolve())  # or it is below the work directory
     elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
 

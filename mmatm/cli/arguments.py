@@ -48,6 +48,7 @@ _PACKAGES = {  # the extra of mmatm that installs a package, and what OpenMMLab 
 _IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
 _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 _BUILDING = 'mmengine.registry.build_functions'
+_RUNNER = 'mmengine.runner.runner'  # builds data loaders
 # Modules whose classes check what configs give them.
 _GIVEN_VALUES = ('torch.optim', 'torch.utils.data', 'mmdet.datasets.samplers')
 # What mmengine says of a type that is in no registry.
@@ -307,7 +308,7 @@ def explained_errors() -> Iterator[None]:
         frame, where = frames[-1]
         # A class may pass on what it does not know, to one that does not know it either.
         passing = frame.f_code.co_name == '__init__' and any(w == _BUILDING for _, w in frames)
-        if not unknown or not (where == _BUILDING or passing):
+        if not unknown or not (where in (_BUILDING, _RUNNER) or passing):
             raise
         name, argument = unknown.groups()
         sys.exit(f'the config gives {name} the argument {argument}, which it does not take')

@@ -130,8 +130,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predict for what :meth:`open` returned; see :meth:`__call__`."""
         size = self.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f'batch_size must be at least 1, but is {size}')
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f'batch_size must be an integer of at least 1, but is {size}')
         if tile is not None and tile < 32:
             raise ValueError(f'tile must be at least 32 pixels, but is {tile}')
         if not 0 <= overlap < 1:

@@ -88,10 +88,10 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        """Complete the files."""
+        """Complete the files, or delete them if nothing was predicted."""
         with ExitStack() as stack:
             for file in self._lists.values():
-                stack.callback(file.close)
+                stack.callback(file.close if self.count else file.delete)
             self._close_video()
 
     def write(self, prediction: Prediction) -> None:
@@ -220,6 +220,10 @@ class _List:
         self.file.write(f'\n]{self.tail}\n')
         self.file.close()
         os.replace(self.part, self.path)
+
+    def delete(self) -> None:
+        self.file.close()
+        self.part.unlink()
 
 
 def check_folder(folder: Path, force: bool) -> None:

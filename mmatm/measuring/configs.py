@@ -14,8 +14,9 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner
 
+from ..checkpoints.loading import load_whole_model
 from ..data import check_paths
 from ..engine.amp import CpuAmpOptimWrapper, boxes_in_float32, use_mixed_precision
 from .flops import SHAPES, complexity
@@ -75,7 +76,7 @@ class Subject:
             self.model: Any = build(self.cfg)
         if self.checkpoint:
             with self._explained(f'loading {self.checkpoint}'), quiet():
-                load_checkpoint(self.model, self.checkpoint, map_location='cpu', logger='silent')
+                load_whole_model(self.model, self.checkpoint)
         self.model.to(self.options.device)
 
     def size(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """tools/predict.py against tools/test.py, and on everything that it must not stumble over."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,7 +111,7 @@ def test_a_folder_with_everything(detector, images, tmp_path):
     'wrong',
     [
         'input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'type',
-        'out', 'score',
+        'out', 'score', 'overlap', 'batch', 'order', 'broken',
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
@@ -130,6 +131,17 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
         more, expected = ['--tile', 8], 'but is 8'
     elif wrong == 'score':
         more, expected = ['--score-thr', 30], 'from 0 to 1, but is 30'
+    elif wrong == 'broken':
+        arguments['input'] = expected = str(tmp_path / 'broken.jpg')
+        Path(expected).write_bytes(b'not an image')
+    elif wrong == 'overlap':
+        more, expected = ['--overlap', 0.5], '--overlap needs --tile'
+    elif wrong == 'batch':
+        more = ['--cfg-options', 'test_dataloader.batch_size=two']
+        expected = 'at least 1, but is two'
+    elif wrong == 'order':
+        arguments['input'] = expected = 'mask_rcnn_atmnet_xt_demo'
+        expected += ' does not exist; the order is INPUT CONFIG CHECKPOINT'
     elif wrong == 'device':
         more, expected = ['--device', 'toaster'], 'toaster'
     elif wrong == 'type':
@@ -140,7 +152,7 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     else:
         more, expected = ['--cfg-options', 'model.roi_head.mask_head.num_classes=7'], 'mask_head'
     out = tmp_path / 'out'
-    code = 2 if wrong == 'score' else 1
+    code = 2 if wrong in ('score', 'overlap') else 1
     printed = run('tools/predict.py', *arguments.values(), '--out-dir', out, *more, code=code)
     assert expected in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed

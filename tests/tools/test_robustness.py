@@ -80,6 +80,8 @@ def test_names_and_groups():
         corruptions(['fog', 'rain'])
     printed = run('tools/test.py', 'fpn_atmnet_xt', 'none', '--corruptions', 'rain', code=2)
     assert 'there is no corruption rain' in printed
+    printed = run('tools/test.py', 'fpn_atmnet_xt', 'none', '--severities', 2, code=2)
+    assert '--severities needs --corruptions' in printed
 
 
 def test_table_has_the_means_of_the_benchmark():

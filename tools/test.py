@@ -67,7 +67,6 @@ def main() -> None:
     scope = cfg.get('default_scope')
     if args.out and scope in KINDS and not args.out.endswith(PICKLES):
         sys.exit(f'--out must be a .pkl file for a {KINDS[scope]}, but is {args.out}')
-
     if args.out and scope == 'mmseg' and args.out.endswith(PICKLES):
         sys.exit(f'--out must be a folder for a segmentor, but is {args.out}')
     check_data(cfg, 'test_dataloader', classes=False)

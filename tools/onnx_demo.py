@@ -163,6 +163,14 @@ def label(canvas: ImageDraw.ImageDraw, place: Any, text: str, color: tuple) -> N
     canvas.text(place, text, fill='white' if sum(color) < 450 else 'black')
 
 
+def read(file: Path) -> Image.Image:
+    """An image file as RGB, turned as its camera says."""
+    image = Image.open(file)
+    if image.mode.startswith('I'):  # 16 bits, of which OpenCV keeps the upper 8, and Pillow clips
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return ImageOps.exif_transpose(image).convert('RGB')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -202,7 +210,7 @@ def main() -> None:
     skipped = 0
     for file in files:
         try:
-            image = ImageOps.exif_transpose(Image.open(file)).convert('RGB')
+            image = read(file)
             drawn, result = draw(model, image, model(image), args.score_thr)
         except (OSError, ValueError) as error:
             print(f'{file} is skipped: {error}', file=sys.stderr)

@@ -75,11 +75,11 @@ def main() -> None:
 
 def predict(args: argparse.Namespace) -> list[str]:
     """Predict for every image, write the results, and return why images were skipped."""
-    check_folder(args.out_dir, args.force)
     for file in (args.input, args.checkpoint.removeprefix(EMA_PREFIX)):  # before seconds of loading
         if '://' not in file and not Path(file).exists():
             order = '; the order is INPUT CONFIG CHECKPOINT' if file in model_names() else ''
             raise FileNotFoundError(f'{file} does not exist{order}')
+    check_folder(args.out_dir, args.force)
     source = Path(args.input).resolve()
     if source in [(args.out_dir / name).resolve() for name in FOLDERS]:
         raise ValueError(f'{args.input} holds results, which would be overwritten')

@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
@@ -21,6 +22,7 @@ from mmatm.cli.arguments import (
 )
 from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
 from mmatm.data import metrics
+from mmatm.utils.files import check_writable
 
 PICKLES = ('.pkl', '.pickle')
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # their predictions are one .pkl file
@@ -69,6 +71,11 @@ def main() -> None:
         sys.exit(f'--out must be a .pkl file for a {KINDS[scope]}, but is {args.out}')
     if args.out and scope == 'mmseg' and args.out.endswith(PICKLES):
         sys.exit(f'--out must be a folder for a segmentor, but is {args.out}')
+    try:
+        for place in filter(None, (args.out, args.show_dir)):
+            check_writable(Path(place).parent)
+    except OSError as error:
+        sys.exit(str(error))
     check_data(cfg, 'test_dataloader', classes=False)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
@@ -84,10 +91,12 @@ def main() -> None:
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
 
     runner = make_runner(cfg)
-    if args.out and scope == 'mmseg':
-        dataset = runner.test_dataloader.dataset
-        images = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-        check_stems(images, args.out)
+    dataset = runner.test_dataloader.dataset
+    if args.out and scope == 'mmseg' and (clash := same_file(dataset, f'--out {args.out}', '.png')):
+        sys.exit(clash)
+    # Folders per class often repeat names, so drawings alone are no reason to stop.
+    if args.show_dir and scope in KINDS and (clash := same_file(dataset, '--show-dir')):
+        print(f'warning: {clash}', file=sys.stderr)
     if args.out and scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
@@ -100,16 +109,19 @@ def main() -> None:
     leave_process_group()
 
 
-def check_stems(images: list[str], out: str) -> None:
-    """Exit with one sentence if mmseg would write two label maps to the same file."""
-    by_stem: dict[str, str] = {}
-    for image in images:
-        other = by_stem.setdefault(Path(image).stem, image)
+def same_file(dataset: Any, option: str, suffix: str = '') -> str | None:
+    """A sentence if mm writes the results of two images to the same file."""
+    names: dict[str, str] = {}
+    for index in range(len(dataset)):
+        image = dataset.get_data_info(index)['img_path']
+        name = Path(image).stem + suffix if suffix else Path(image).name
+        other = names.setdefault(name, image)
         if other != image:
-            sys.exit(
-                f'--out {out}: the label maps of {other} and {image} would be the same file, '
-                f'{Path(image).stem}.png; "mmatm predict" keeps folders'
+            return (
+                f'{option}: the results of {other} and {image} are the same file, {name}; '
+                '"mmatm predict" keeps folders'
             )
+    return None
 
 
 def show(cfg: Config, args: Namespace) -> None:

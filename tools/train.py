@@ -61,6 +61,8 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.go_on and args.resume is None and Path(cfg.work_dir, 'last_checkpoint').is_file():
         args.resume = 'auto'
+    if args.resume == 'auto' and not Path(cfg.work_dir, 'last_checkpoint').is_file():
+        print(f'--resume: {cfg.work_dir} holds no checkpoint, so training starts anew')
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

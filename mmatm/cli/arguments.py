@@ -152,11 +152,26 @@ def read_config(name: str, options: dict | None = None) -> Config:
     for package in ('mmcv', cfg.get('default_scope')):
         if package:
             check_package(package, name)
+    remove_scope(cfg._cfg_dict)
     _check_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
     install_reader()
     keep_freed_memory()
     return cfg
+
+
+def remove_scope(settings: Any) -> None:
+    """Remove the scope that mmengine notes in all settings inherited from ``mmatm::``.
+
+    No registry needs it, and functions such as ``default_collate`` do not take it.
+    """
+    if isinstance(settings, dict):
+        if settings.get('_scope_') == 'mmatm':
+            del settings['_scope_']
+        settings = list(settings.values())
+    if isinstance(settings, (list, tuple)):
+        for value in settings:
+            remove_scope(value)
 
 
 def _check_options(cfg: Config, options: dict) -> None:

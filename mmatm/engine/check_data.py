@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..data import DataError, check_classes, check_samples
+from ..utils.messages import log
 
 
 @HOOKS.register_module()
@@ -29,8 +30,11 @@ class CheckDataHook(Hook):
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
         heads = [module for module in model.modules() if hasattr(module, 'loss_decode')]
         dataset = runner.train_dataloader.dataset
+        names = getattr(dataset, 'metainfo', {}).get('classes') or ()
+        if hasattr(dataset, 'get_gt_labels'):
+            _check_classifier(getattr(model, 'head', None), names)
         for head in heads:
-            _check_number(head, getattr(dataset, 'metainfo', {}).get('classes') or ())
+            _check_number(head, names)
         check_samples(dataset, _ignored_by(heads), 'every head')
 
     def before_val(self, runner: Runner) -> None:
@@ -55,6 +59,20 @@ def _check_number(head: Any, classes: Sequence[str]) -> None:
             f'{type(head).__name__} has num_classes={head.num_classes}, but the training set '
             f'has {len(labels)} classes: {", ".join(classes[label] for label in labels)}'
         )
+
+
+def _check_classifier(head: Any, classes: Sequence[str]) -> None:
+    """Check that the head of a classifier has all classes; more are only noted."""
+    number = getattr(head, 'num_classes', None)
+    if not classes or number in (None, len(classes)):
+        return
+    what = (
+        f'{type(head).__name__} has num_classes={number}, but the training set has {len(classes)} '
+        f'classes: {", ".join(classes[:20])}{", ..." if len(classes) > 20 else ""}'
+    )
+    if number < len(classes):
+        raise DataError(what)
+    log(what)
 
 
 def _ignored_by(parts: Iterable[Any]) -> set[int]:

@@ -21,6 +21,14 @@ def test_every_tool_is_a_command():
     assert usage == mmatm('--help')
 
 
+def test_inherited_functions_take_no_scope(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = 'mmatm::classification/atmnet_xt_in1k.py'")
+    printed = mmatm('print-config', config)
+    assert "type='default_collate'" in printed
+    assert "_scope_='mmatm'" not in printed
+
+
 def test_mistyped_setting_below_the_top_level_is_a_warning():
     option = 'test_dataloader.dataset.pipeline.1.scael=7'
     printed = mmatm('print-config', DETECTOR, '--cfg-options', option)

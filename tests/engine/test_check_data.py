@@ -3,7 +3,7 @@
 import pytest
 
 from mmatm.data import DataError
-from mmatm.engine.check_data import _check_number
+from mmatm.engine.check_data import _check_classifier, _check_number
 
 heads = pytest.importorskip('mmseg.models.decode_heads')
 CLASSES = ('sky', 'road', 'car')
@@ -28,3 +28,12 @@ def test_heads_that_have_all_labels():
 def test_heads_that_lack_a_label(number, settings):
     with pytest.raises(DataError, match=f'FCNHead has num_classes={number}, but'):
         check(number, **settings)
+
+
+def test_classifiers():
+    head = pytest.importorskip('mmpretrain.models.heads').LinearClsHead
+    with pytest.raises(DataError, match='LinearClsHead has num_classes=2, but'):
+        _check_classifier(head(num_classes=2, in_channels=4), CLASSES)
+    _check_classifier(head(num_classes=3, in_channels=4), CLASSES)
+    _check_classifier(None, CLASSES)
+    _check_classifier(head(num_classes=4, in_channels=4), ())

@@ -18,7 +18,7 @@ pytest.importorskip('onnxruntime', reason='the extra "export" is not installed')
 import mmcv
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from onnx_demo import paste, prepare
+from onnx_demo import paste, prepare, read
 
 import mmatm  # noqa: F401  registers ATMNet
 from mmatm.export.verify import paste as paste_in_torch
@@ -160,6 +160,13 @@ def test_images_are_prepared_as_mm_does(size, step):
         expected = mmcv.imresize(pixels, step['scale'])
     assert found.shape == expected.shape
     assert abs(found.astype(int) - expected).max() <= 1
+
+
+def test_sixteen_bits_are_read_as_by_mm(tmp_path):
+    file = tmp_path / 'image.png'
+    Image.fromarray(np.arange(0, 65536, 100, dtype=np.uint16)[:640].reshape(16, 40)).save(file)
+    difference = np.asarray(read(file)).astype(int) - mmcv.imread(str(file))
+    assert abs(difference).max() <= 1
 
 
 def test_masks_are_pasted_as_in_torch():

@@ -5,13 +5,16 @@ python tools/analysis/browse_dataset.py CONFIG --output-dir FOLDER --not-show
 Finds and runs the script of the installed mmdet or mmseg.
 """
 
+import inspect
 import runpy
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 
 from mmatm.cli.arguments import read_config
 
@@ -32,7 +35,28 @@ def main() -> None:
         sys.exit(f'this installation of {package} comes without its browse_dataset.py')
     if package == 'mmseg':
         draw_on_contiguous_images()
+    if package == 'mmpretrain':
+        serve_mmpretrain()
     runpy.run_path(str(scripts[0]), run_name='__main__')
+
+
+def serve_mmpretrain() -> None:
+    """Fix the script of mmpretrain 1.3, which hands the scope of inherited settings to a class.
+
+    It also calls a function of matplotlib as it was before 3.11, without a renderer.
+    """
+    from matplotlib import _tight_bbox
+
+    if 'renderer' in inspect.signature(_tight_bbox.adjust_bbox).parameters:
+        _tight_bbox.adjust_bbox = partial(_tight_bbox.adjust_bbox, renderer=None)
+    original = Config.fromfile
+
+    def fromfile(*args: Any, **kwargs: Any) -> Config:
+        cfg = original(*args, **kwargs)
+        cfg.visualizer.pop('_scope_', None)
+        return cfg
+
+    Config.fromfile = fromfile
 
 
 def draw_on_contiguous_images() -> None:

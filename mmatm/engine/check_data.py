@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..data import DataError, check_classes, check_samples
-from ..utils.messages import log
+from ..utils.messages import log, shorten
 
 
 @HOOKS.register_module()
@@ -55,24 +55,24 @@ def _check_number(head: Any, classes: Sequence[str]) -> None:
     """
     labels = [label for label in range(len(classes)) if label != head.ignore_index]
     if labels and labels[-1] >= max(head.num_classes, 2):
-        raise DataError(
-            f'{type(head).__name__} has num_classes={head.num_classes}, but the training set '
-            f'has {len(labels)} classes: {", ".join(classes[label] for label in labels)}'
-        )
+        raise DataError(_difference(head, [classes[label] for label in labels]))
 
 
 def _check_classifier(head: Any, classes: Sequence[str]) -> None:
     """Check that the head of a classifier has all classes; more are only noted."""
-    number = getattr(head, 'num_classes', None)
-    if not classes or number in (None, len(classes)):
+    if not classes or not hasattr(head, 'num_classes'):
         return
-    what = (
-        f'{type(head).__name__} has num_classes={number}, but the training set has {len(classes)} '
-        f'classes: {", ".join(classes[:20])}{", ..." if len(classes) > 20 else ""}'
+    if head.num_classes < len(classes):
+        raise DataError(_difference(head, classes))
+    if head.num_classes > len(classes):
+        log(_difference(head, classes))
+
+
+def _difference(head: Any, classes: Sequence[str]) -> str:
+    return (
+        f'{type(head).__name__} has num_classes={head.num_classes}, but the training set has '
+        f'{len(classes)} classes: {shorten(classes)}'
     )
-    if number < len(classes):
-        raise DataError(what)
-    log(what)
 
 
 def _ignored_by(parts: Iterable[Any]) -> set[int]:

@@ -105,3 +105,11 @@ def test_bad_words_are_one_sentence(words, said):
     printed = run('tools/benchmark.py', *words, code=1)
     assert said in printed
     assert len(printed.strip().splitlines()) == 1
+
+
+def test_checkpoint_of_another_model_is_rejected(segmentor):
+    pytest.importorskip('mmdet')
+    printed = run('tools/benchmark.py', DETECTOR, segmentor / 'iter_2.pth', '--parts', 'inference',
+                  '--shape', 64, 64, code=1)  # fmt: skip
+    assert 'does not fit the config' in printed
+    assert 'Traceback' not in printed

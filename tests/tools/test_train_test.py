@@ -44,8 +44,8 @@ def test_resume_continues(detector, options, tmp_path):
 def test_test_dumps_draws_and_scores(detector, options, tmp_path):
     out = tmp_path / 'predictions.pkl'
     printed = run(
-        'tools/test.py', DETECTOR, detector / 'epoch_1.pth', '--work-dir', tmp_path / 'work',
-        '--out', out, '--show-dir', tmp_path / 'show', *options,
+        ROOT / 'tools/test.py', ROOT / DETECTOR, detector / 'epoch_1.pth',
+        '--work-dir', tmp_path / 'work', '--out', out, '--show-dir', 'show', *options, cwd=tmp_path,
     )  # fmt: skip
     assert 'coco/bbox_mAP_50' in printed
     assert 'coco/segm_mAP_50' in printed
@@ -306,6 +306,7 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', DETECTOR, 'train_cfg.max_epochs=-5'], 'at least 1, but is -5'),
         (['tools/train.py', DETECTOR, 'optim_wraper.type=x'], 'did you mean optim_wrapper'),
         (['tools/train.py', DETECTOR, 'train_dataloader.batchsize=2'], "'batchsize'"),
+        (['tools/test.py', DETECTOR, 'README.md', '--out', '/proc/a.pkl'], 'cannot be written'),
         (['tools/test.py', SEGMENTOR, 'README.md', '--out', 'a.pkl'], 'must be a folder'),
         (['tools/contact_sheet.py', DETECTOR, 'docs', '--out', 'a.png'], 'the .pkl file'),
         (['tools/train.py', DETECTOR, 'load_from=none.pth'], 'none.pth does not exist'),

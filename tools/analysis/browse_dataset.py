@@ -2,7 +2,7 @@
 """Write augmented training images of a config with their annotations:
 python tools/analysis/browse_dataset.py CONFIG --output-dir FOLDER --not-show
 
-Finds and runs the script of the installed mmdet or mmseg.
+Finds and runs the script of the installed mmdet, mmseg or mmpretrain.
 """
 
 import inspect

@@ -26,7 +26,7 @@ from mmengine.fileio import load
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmatm.cli.arguments import add_config_options, fraction, read_config
+from mmatm.cli.arguments import add_config_options, at_least, fraction, read_config
 
 DPI = 100
 POINT = 72 / DPI  # a pixel, in the unit of matplotlib's fonts and lines
@@ -52,16 +52,16 @@ def main() -> None:
     parser.add_argument('config', help='config file, or the name of a packaged config')
     parser.add_argument('predictions', help='what tools/test.py --out wrote')
     parser.add_argument('--out', required=True, help='image to write')
-    parser.add_argument('--rows', type=int, default=4)
-    parser.add_argument('--columns', type=int, default=2)
+    parser.add_argument('--rows', type=at_least(1), default=4)
+    parser.add_argument('--columns', type=at_least(1), default=2)
     parser.add_argument(
         '--score-thr', type=fraction, default=0.3, help='lowest score that is drawn'
     )
-    parser.add_argument('--height', type=int, default=256, help='height of an image, in pixels')
+    parser.add_argument(
+        '--height', type=at_least(1), default=256, help='height of an image, in pixels'
+    )
     add_config_options(parser)
     args = parser.parse_args()
-    if min(args.rows, args.columns, args.height) < 1:
-        parser.error('--rows, --columns and --height must be at least 1')
 
     cfg = read_config(args.config, args.cfg_options)
     if (cfg.default_scope == 'mmdet') != Path(args.predictions).is_file():
@@ -78,8 +78,11 @@ def main() -> None:
         sys.exit(f'{args.predictions} holds {total} images, fewer than {count}')
     tiles = [read(i) for i in np.linspace(0, total - 1, count).round().astype(int)]
     sheet = draw_sheet(tiles, dataset.metainfo, args.columns, args.height)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    sheet.savefig(args.out, dpi=DPI)
+    try:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        sheet.savefig(args.out, dpi=DPI)
+    except (OSError, ValueError) as error:  # the latter lists the formats
+        sys.exit(f'--out {args.out} cannot be written: {error}')
     print(f'{", ".join(tiles[0])}, from left to right: {Path(args.out).resolve()}')
 
 

@@ -15,9 +15,22 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def find_font() -> Any:
+    """A font of the system, because Pillow's own has no letters beyond ASCII."""
+    for name in ('DejaVuSans.ttf', 'Arial.ttf', 'arial.ttf'):  # of Linux, macOS and Windows
+        try:
+            return ImageFont.truetype(name, 12)
+        except OSError:
+            continue
+    return ImageFont.load_default()
+
+
+FONT = find_font()
 
 
 class Model:
@@ -159,8 +172,8 @@ def draw(model: Model, image: Image.Image, found: dict, threshold: float) -> tup
 
 
 def label(canvas: ImageDraw.ImageDraw, place: Any, text: str, color: tuple) -> None:
-    canvas.rectangle(canvas.textbbox(place, text), fill=color)
-    canvas.text(place, text, fill='white' if sum(color) < 450 else 'black')
+    canvas.rectangle(canvas.textbbox(place, text, FONT), fill=color)
+    canvas.text(place, text, 'white' if sum(color) < 450 else 'black', FONT)
 
 
 def read(file: Path) -> Image.Image:
@@ -201,7 +214,8 @@ def main() -> None:
     try:
         model = Model(args.model, args.threads)
     except Exception as error:  # onnxruntime has a class of its own for every failure
-        sys.exit(f'{args.model} cannot be read as a model: {str(error).splitlines()[0]}')
+        reason = str(error).splitlines()[0]
+        sys.exit(f'{args.model} must be an .onnx file of tools/export.py, but: {reason}')
 
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
+    at_least,
     explained_errors,
     fraction,
     read_config,
@@ -25,6 +26,7 @@ from mmatm.cli.arguments import (
 )
 from mmatm.data import DataError
 from mmatm.inference import Predictor, Writer
+from mmatm.inference.predictor import MIN_TILE
 from mmatm.inference.writing import FOLDERS, check_folder
 from mmatm.packaged import model_names
 
@@ -40,10 +42,14 @@ def main() -> None:
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'))
     parser.add_argument('--recursive', action='store_true', help='look into folders of the folder')
     parser.add_argument(
-        '--batch-size', type=int, help="images per call (default: that of the config's test loader)"
+        '--batch-size',
+        type=at_least(1),
+        help="images per call (default: that of the config's test loader)",
     )
     parser.add_argument(
-        '--tile', type=int, help='cut larger images into tiles of this side, in pixels'
+        '--tile',
+        type=at_least(MIN_TILE),
+        help='cut larger images into tiles of this side, in pixels',
     )
     parser.add_argument(
         '--overlap', type=float, help='share of a tile that its neighbour covers (default: 0.25)'

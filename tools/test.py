@@ -43,7 +43,9 @@ def main() -> None:
         help='folder for images with predictions; those of a segmentor are in vis_data/vis_image',
     )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window is shown')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation (default: flips)'
+    )
     parser.add_argument(
         '--corruptions',
         nargs='*',
@@ -141,8 +143,8 @@ def show(cfg: Config, args: Namespace) -> None:
 def use_tta(cfg: Config) -> None:
     """Wrap the model and the test pipeline for test-time augmentation.
 
-    Configs without ``tta_model`` get horizontal flips. mmpretrain averages the scores. mmdet merges
-    only boxes, so the mask head is removed and masks are not evaluated.
+    Configs without ``tta_model`` get horizontal flips. mmpretrain averages the scores, mmseg the
+    logits. mmdet merges only boxes, so the mask head is removed and masks are not evaluated.
     """
     if cfg.model.type == 'Mask2Former':
         sys.exit('--tta: mmdet merges boxes only, but Mask2Former predicts masks')
@@ -150,7 +152,8 @@ def use_tta(cfg: Config) -> None:
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        pack = dict(dataset.pipeline[-1])
+        *steps, pack = deepcopy(dataset.pipeline)
+        last = [pack]
         if cfg.default_scope == 'mmdet':
             cfg.tta_model = dict(
                 type='DetTTAModel',
@@ -161,10 +164,13 @@ def use_tta(cfg: Config) -> None:
             cfg.tta_model = dict(type='AverageClsScoreTTA')
             cfg.test_dataloader.collate_fn = dict(type='pseudo_collate')
         else:
-            sys.exit('--tta needs tta_model and tta_pipeline in the config')
+            cfg.tta_model = dict(type='SegTTAModel')
+            # Flipped predictions are flipped back, but label maps are not: read them afterwards.
+            last = [step for step in steps if step.type == 'LoadAnnotations'] + last
+            steps = [step for step in steps if step not in last]
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        augment = dict(type='TestTimeAug', transforms=[flips, [pack]])
-        cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]
+        augment = dict(type='TestTimeAug', transforms=[flips, *([step] for step in last)])
+        cfg.tta_pipeline = [*steps, augment]
     roi_head = cfg.model.get('roi_head', {})
     if cfg.tta_model.type == 'DetTTAModel' and roi_head.get('mask_head'):
         print('--tta: mmdet merges boxes only, so masks are neither predicted nor evaluated')

@@ -61,6 +61,11 @@ def read_checkpoint(
     path = download(filename) if is_remote(filename) else os.path.expanduser(filename)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {path} does not exist')
+    if path.endswith('.onnx'):
+        raise CheckpointError(
+            f'{path} is an exported model, which "mmatm onnx-demo" runs: expected the checkpoint '
+            'that it was made from'
+        )
     if reason := damage(path):
         raise CheckpointError(f'checkpoint {path} is damaged: {reason}')
     try:

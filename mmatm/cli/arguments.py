@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,7 @@ from ..registry import similar_names
 from ..utils.environment import find_problems
 from ..utils.files import check_writable
 from ..utils.memory import keep_freed_memory
+from ..utils.messages import shorten
 
 _METRICS = {  # the packages of mmdet's metrics, and how to install them beside numpy 2
     'CocoPanopticMetric': ('panopticapi', 'pip install --no-deps panopticapi-lite'),
@@ -51,6 +52,8 @@ _BUILDING = 'mmengine.registry.build_functions'
 _RUNNER = 'mmengine.runner.runner'  # builds data loaders
 # Modules whose classes check what configs give them.
 _GIVEN_VALUES = ('torch.optim', 'torch.utils.data', 'mmdet.datasets.samplers')
+# Modules whose assertions are sentences about the user's data.
+_CHECKING = ('mmdet.engine.hooks.num_class_check_hook', 'mmpretrain.datasets.custom')
 # What mmengine says of a type that is in no registry.
 _UNKNOWN_TYPE = re.compile(r"([^\s']+) is not in the (\S+)::(.+?) registry")
 # What Python says of an argument that a class does not take.
@@ -90,6 +93,19 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, but is {text}')
     return value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from ``least`` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f'must be a whole number of at least {least}, but is {text}'
+            )
+        return int(text)
+
+    return number
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -178,9 +194,18 @@ def _check_options(cfg: Config, options: dict) -> None:
     """Say in one sentence if an option sets what looks like a mistyped setting.
 
     On the top level that is an error. Further down it may be meant, because classes have arguments
-    that a config leaves out.
+    that a config leaves out. It also says if an option sets a variable that the config has copied
+    to other places, as ``data_root``.
     """
+    read = {*inspect.signature(Runner).parameters}
     for option in options:
+        copies = list(_places(cfg, option, cfg[option])) if option in cfg else []
+        if option not in read and copies:
+            print(
+                f'warning: --cfg-options {option} changes nothing, because the config has copied '
+                f'it already: set {shorten(copies)}',
+                file=sys.stderr,
+            )
         if found := _mistyped(cfg, option):
             name, similar = found
             what = f'--cfg-options {option}: the config has no {name}; did you mean {similar}?'
@@ -203,6 +228,16 @@ def _mistyped(cfg: Config, option: str) -> tuple[str, str] | None:
             return (outer + name, outer + similar[0]) if similar else None
         settings, outer = settings[name], f'{outer}{name}.'
     return None
+
+
+def _places(settings: Any, name: str, value: Any, outer: str = '') -> Iterator[str]:
+    """Where settings further down have this name and value."""
+    pairs = enumerate(settings) if isinstance(settings, (list, tuple)) else settings.items()
+    for key, inner in pairs:
+        if outer and key == name and inner == value:
+            yield f'{outer}{key}'
+        elif isinstance(inner, (dict, list, tuple)):
+            yield from _places(inner, name, value, f'{outer}{key}.')
 
 
 def require(cfg: Config, *settings: str) -> None:
@@ -304,7 +339,7 @@ def explained_errors() -> Iterator[None]:
         sys.exit(last if 'Traceback' in text else text)
     except (AssertionError, ValueError) as error:
         frame, where = _frames(error)[-1]
-        if where == 'mmdet.engine.hooks.num_class_check_hook':
+        if where in _CHECKING:
             sys.exit(str(error))
         if frame.f_code.co_name == '__init__' and where.startswith(_GIVEN_VALUES):
             name = type(frame.f_locals.get('self')).__name__

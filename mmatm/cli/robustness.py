@@ -1,5 +1,6 @@
 """Evaluation on corrupted images (COCO-C, arXiv 1907.07484), as mmdet's ``test_robustness.py``."""
 
+import difflib
 import hashlib
 import json
 import sys
@@ -41,9 +42,11 @@ def corruptions(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         if name not in GROUPS and name not in GROUPS['all']:
+            similar = difflib.get_close_matches(name, [*GROUPS, *GROUPS['all']], 1)
             raise ValueError(
-                f'there is no corruption {name}; there are the groups {", ".join(GROUPS)}, and '
-                f'{", ".join(GROUPS["all"])}'
+                f'there is no corruption {name}'
+                + (f', did you mean {similar[0]}?' if similar else '')
+                + f'; there are the groups {", ".join(GROUPS)}, and {", ".join(GROUPS["all"])}'
             )
     return list(dict.fromkeys(c for name in names for c in GROUPS.get(name, (name,))))
 
@@ -78,6 +81,8 @@ def evaluate(cfg: Config, names: Sequence[str], severities: Sequence[int]) -> Re
             if severity == 0 and clean:
                 done['0'] = clean
             if str(severity) in done:
+                if severity:
+                    print(f'{name} at severity {severity} is in {file} already', flush=True)
                 continue
             print(f'evaluating {name} at severity {severity}', flush=True)
             runner.test_loop.dataloader = runner.build_dataloader(_loader(cfg, name, severity))

@@ -9,8 +9,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..utils.messages import shorten
 from .coco import check_coco_annotations, read_coco
 from .problems import DataError
+
+_FOLDERS = ('CustomDataset', 'ImageNet')  # data sets of mmpretrain with one folder per class
 
 
 def check_paths(cfg: Config, *loaders: str) -> None:
@@ -42,19 +45,23 @@ def check_paths(cfg: Config, *loaders: str) -> None:
 
 
 def check_classes(cfg: Config, *loaders: str) -> None:
-    """Check the annotations of COCO datasets, and their categories against the config's classes.
+    """Check the classes of a config against COCO annotations, or against folders of images.
 
     If the annotations lack a class, mmdet silently drops it, and every image that shows nothing
     else. That is an error here. Categories that are not classes of the config, and annotations that
-    mmdet does not use, are allowed but printed. In distributed training only rank 0 checks.
+    mmdet does not use, are allowed but printed. mmpretrain numbers folders alphabetically, whatever
+    the order of the classes. In distributed training only rank 0 checks.
 
     Raises:
-        DataError: a class has no category, or annotations cannot be used.
+        DataError: a class has no category, annotations cannot be used, or the classes are not those
+            of the folders.
     """
     if os.environ.get('RANK', '0') != '0':
         return
     for loader in loaders:
         for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
+            if dataset.get('type') in _FOLDERS and not dataset.get('ann_file'):
+                _check_folders(loader, dataset)
             if dataset.get('type') != 'CocoDataset' or not dataset.get('ann_file'):
                 continue
             path = os.path.join(dataset.get('data_root') or '', dataset.ann_file)
@@ -82,6 +89,29 @@ def _check_file(loader: str, dataset: dict, path: Path) -> None:
         )
     if fatal:
         raise DataError(f'{loader}: {path} has annotations that cannot be used, see above')
+
+
+def _check_folders(loader: str, dataset: dict) -> None:
+    classes = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes')
+    data_root = Path(dataset.get('data_root') or '')
+    root = next(_paths(dataset), data_root)
+    if not classes or isinstance(classes, str):  # a string is the name of a file of names
+        return
+    # ImageNet's own layout may list the labels of a split.
+    listed = (data_root / 'meta' / f'{dataset.get("split")}.txt').exists()
+    if listed or not dataset.get('with_label', True) or not root.is_dir():
+        return
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    if len(folders) != len(classes):
+        raise DataError(
+            f'{loader}: the classes are {len(classes)}, {shorten(classes)}, but {root} has '
+            f'{len(folders)} folders, {shorten(folders)}'
+        )
+    if list(classes) != folders and {*classes} == {*folders}:
+        raise DataError(
+            f'{loader}: mmpretrain numbers the folders of {root} alphabetically, so the classes '
+            f'must be {shorten(folders)}, but are {shorten(classes)}'
+        )
 
 
 # Cached: the tools check before they build anything, and CheckDataHook for other programs.

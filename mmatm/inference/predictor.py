@@ -21,6 +21,7 @@ from .prediction import Prediction, decode
 from .tiles import grid, merge_logits, merge_objects
 
 SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+MIN_TILE = 32  # pixels
 _MASK_PIXELS = 1 << 28  # of the masks that are drawn at once
 
 
@@ -132,8 +133,8 @@ class Predictor:
         size = self.batch_size if batch_size is None else batch_size
         if not isinstance(size, int) or size < 1:
             raise ValueError(f'batch_size must be an integer of at least 1, but is {size}')
-        if tile is not None and tile < 32:
-            raise ValueError(f'tile must be at least 32 pixels, but is {tile}')
+        if tile is not None and tile < MIN_TILE:
+            raise ValueError(f'tile must be at least {MIN_TILE} pixels, but is {tile}')
         if not 0 <= overlap < 1:
             raise ValueError(f'overlap must be in [0, 1), but is {overlap}')
         if tile is not None and self.task == 'classification':

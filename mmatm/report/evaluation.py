@@ -74,6 +74,8 @@ def evaluate(cfg: Config, checkpoint: str, max_images: int) -> Evaluation:
         if not cfg.get(name):
             raise ReportError(f'the config must name a test set, but has no {name}')
     cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, 'none'
+    # Kept workers end with the garbage collector, which waits five seconds for them.
+    cfg.test_dataloader.persistent_workers = False
     if cfg.get('visualizer'):  # others may write to a server
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     with tempfile.TemporaryDirectory() as folder:

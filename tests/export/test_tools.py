@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from commands import ROOT, run
 
@@ -18,7 +18,7 @@ pytest.importorskip('onnxruntime', reason='the extra "export" is not installed')
 import mmcv
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from onnx_demo import paste, prepare, read
+from onnx_demo import FONT, label, paste, prepare, read
 
 import mmatm  # noqa: F401  registers ATMNet
 from mmatm.export.verify import paste as paste_in_torch
@@ -113,6 +113,12 @@ def test_checkpoints_that_cannot_be_used(segmentor_file, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_checkpoint_is_no_exported_model(demo_data, segmentor_file):
+    images = demo_data / 'ade20k' / 'images' / 'validation'
+    printed = run('tools/onnx_demo.py', segmentor_file, images, code=1)
+    assert f'{segmentor_file} must be an .onnx file of tools/export.py' in printed.splitlines()[-1]
+
+
 def test_results_of_one_name_would_replace_each_other(demo_data, segmentor_file, tmp_path):
     image = next(demo_data.glob('ade20k/images/validation/*'))
     copies = [tmp_path / folder / image.name for folder in 'ab']
@@ -160,6 +166,16 @@ def test_images_are_prepared_as_mm_does(size, step):
         expected = mmcv.imresize(pixels, step['scale'])
     assert found.shape == expected.shape
     assert abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.skipif(FONT.getname()[0] != 'DejaVu Sans', reason='needs the font DejaVu Sans')
+def test_umlauts_are_drawn():
+    drawn = []
+    for text in 'äö':
+        image = Image.new('RGB', (20, 20))
+        label(ImageDraw.Draw(image), (2, 2), text, (0, 0, 0))
+        drawn.append(image.tobytes())
+    assert drawn[0] != drawn[1]
 
 
 def test_sixteen_bits_are_read_as_by_mm(tmp_path):

@@ -66,6 +66,9 @@ def test_plot_logs(detector, segmentor, tmp_path):
     run('tools/analysis/plot_logs.py', detector, '--out', out, '--keys', 'loss', 'coco/bbox_mAP')
     printed = run('tools/analysis/plot_logs.py', detector, '--out', out, '--keys', 'los', code=1)
     assert 'no log has los; there are' in printed
+    wrong = tmp_path / 'curves.xyz'
+    printed = run('tools/analysis/plot_logs.py', detector, '--out', wrong, code=1)
+    assert f'--out {wrong} cannot be written: ' in printed.splitlines()[-1]
 
 
 @pytest.mark.parametrize('tool', ['get_flops', 'print_config', 'browse_dataset', 'plot_logs'])

@@ -72,6 +72,20 @@ def test_trains_and_its_weights_load_into_timm(work_dir, tmp_path):
     assert not torch.equal(model.stem.weight, start['patch_embed.proj.weight'])
 
 
+@pytest.mark.parametrize(
+    ('classes', 'said'),
+    [
+        (['square', 'circle'], 'must be circle, square, but are square, circle'),
+        (['circle'], 'the classes are 1, circle, but {} has 2 folders, circle, square'),
+    ],
+)
+def test_classes_must_be_those_of_the_folders(classes, said, config, folders, tmp_path):
+    other = derive(config, f'train_dataloader = dict(dataset=dict(classes={classes}))\n',
+                   tmp_path / 'other.py')  # fmt: skip
+    printed = run('tools/train.py', other, '--work-dir', tmp_path, code=1)
+    assert said.format(folders / 'train') in printed.splitlines()[-1]
+
+
 @pytest.mark.parametrize('options', [['--show-dir'], ['--tta']])
 def test_evaluates(config, work_dir, tmp_path, options):
     out, images = tmp_path / 'predictions.pkl', tmp_path / 'images'

@@ -142,3 +142,21 @@ def test_tta_of_one_view_changes_nothing(base, metric, request, tmp_path):
         results.append({k: v for k, v in found.items() if 'time' not in k and 'segm' not in k})
     assert results[0] == results[1]
     assert metric in results[0]
+
+
+def test_tta_of_a_segmentor_flips(segmentor, seg_options, tmp_path):
+    content = ONE_VIEW[SEGMENTOR].replace(
+        "    [dict(type='LoadA",
+        "    [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],\n"
+        "    [dict(type='LoadA",
+    )
+    content += 'resize = transforms.pop(0)[0]\n' + PIPELINE.replace("'),", "'), resize,")
+    written = derive(SEGMENTOR, content, tmp_path / 'two_views.py')
+    results = []
+    for config in (SEGMENTOR, written):
+        work_dir = tmp_path / f'work{len(results)}'
+        checkpoint = segmentor / 'iter_2.pth'
+        run('tools/test.py', config, checkpoint, '--work-dir', work_dir, '--tta', *seg_options)
+        results.append({k: v for k, v in metrics(work_dir).items() if 'time' not in k})
+    assert results[0] == results[1]
+    assert 'mIoU' in results[0]

@@ -111,7 +111,7 @@ def test_a_folder_with_everything(detector, images, tmp_path):
     'wrong',
     [
         'input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'type',
-        'out', 'score', 'overlap', 'batch', 'order', 'broken',
+        'out', 'score', 'overlap', 'batch', 'order', 'broken', 'onnx',
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
@@ -128,7 +128,11 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     elif wrong == 'annotations':
         more = ['--annotations', nothing]
     elif wrong == 'tile':
-        more, expected = ['--tile', 8], 'but is 8'
+        more, expected = ['--tile', 8], 'at least 32, but is 8'
+    elif wrong == 'onnx':
+        nothing = nothing.with_suffix('.onnx')
+        nothing.touch()
+        arguments['checkpoint'], expected = nothing, 'is an exported model'
     elif wrong == 'score':
         more, expected = ['--score-thr', 30], 'from 0 to 1, but is 30'
     elif wrong == 'broken':
@@ -152,7 +156,7 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     else:
         more, expected = ['--cfg-options', 'model.roi_head.mask_head.num_classes=7'], 'mask_head'
     out = tmp_path / 'out'
-    code = 2 if wrong in ('score', 'overlap') else 1
+    code = 2 if wrong in ('score', 'overlap', 'tile') else 1
     printed = run('tools/predict.py', *arguments.values(), '--out-dir', out, *more, code=code)
     assert expected in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed

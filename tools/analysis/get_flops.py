@@ -46,7 +46,8 @@ def main() -> None:
         'flops_fvcore': ('  with normalization and interpolation, as fvcore counts', 'G', 1e9),
         'flops_computed': ('  products computed here, after folding', 'G', 1e9),
     }.items():
-        print(f'{label:58}{result[name] / scale:8.1f} {unit}')
+        value = result[name] / scale
+        print(f'{label:58}{value:8.{1 if value >= 1 else 4}f} {unit}')
     print(f'for one image of {shape[0]} x {shape[1]}: {Path(cfg.filename).stem}')
 
 

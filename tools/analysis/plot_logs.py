@@ -61,7 +61,11 @@ def main() -> None:
         axis.remove()
     if len(runs) > 1:
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside lower center')
-    figure.savefig(args.out, dpi=100)
+    try:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(args.out, dpi=100)
+    except (OSError, ValueError) as error:  # the latter lists the formats
+        sys.exit(f'--out {args.out} cannot be written: {error}')
     print(f'{len(keys)} curves of {len(runs)} runs: {Path(args.out).resolve()}')
 
 

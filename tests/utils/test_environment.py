@@ -55,9 +55,9 @@ def test_collect_env_names_what_is_installed():
     assert not [name for name in env if name.startswith('problem')]
 
 
-def test_report_from_the_command_line(tmp_path):
+def test_report_from_the_command_line():
     program = 'import runpy; runpy.run_module("mmatm.env", run_name="__main__", alter_sys=True)'
-    printed = run_after_torch(tmp_path, '-c', program)
+    printed = commands.run('-c', program)
     assert 'RuntimeWarning' not in printed
     assert f'mmatm: {__version__}\n' in printed
     assert 'problem' not in printed

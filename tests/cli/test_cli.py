@@ -22,6 +22,7 @@ def test_every_tool_is_a_command():
 
 
 def test_inherited_functions_take_no_scope(tmp_path):
+    pytest.importorskip('mmpretrain')
     config = tmp_path / 'mine.py'
     config.write_text("_base_ = 'mmatm::classification/atmnet_xt_in1k.py'")
     printed = mmatm('print-config', config)

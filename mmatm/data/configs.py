@@ -92,7 +92,7 @@ def _check_file(loader: str, dataset: dict, path: Path) -> None:
 
 
 def _check_folders(loader: str, dataset: dict) -> None:
-    classes = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes')
+    classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
     data_root = Path(dataset.get('data_root') or '')
     root = next(_paths(dataset), data_root)
     if not classes or isinstance(classes, str):  # a string is the name of a file of names
@@ -107,11 +107,14 @@ def _check_folders(loader: str, dataset: dict) -> None:
             f'{loader}: the classes are {len(classes)}, {shorten(classes)}, but {root} has '
             f'{len(folders)} folders, {shorten(folders)}'
         )
-    if list(classes) != folders and {*classes} == {*folders}:
-        raise DataError(
-            f'{loader}: mmpretrain numbers the folders of {root} alphabetically, so the classes '
-            f'must be {shorten(folders)}, but are {shorten(classes)}'
-        )
+    if {*classes} != {*folders}:  # names for folders such as n01440764
+        return
+    for label, (folder, name) in enumerate(zip(folders, classes, strict=True)):
+        if folder != name:
+            raise DataError(
+                f'{loader}: mmpretrain numbers the folders of {root} alphabetically, so class '
+                f'{label} is {folder}, but the config lists {name} there'
+            )
 
 
 # Cached: the tools check before they build anything, and CheckDataHook for other programs.

@@ -75,15 +75,22 @@ def test_trains_and_its_weights_load_into_timm(work_dir, tmp_path):
 @pytest.mark.parametrize(
     ('classes', 'said'),
     [
-        (['square', 'circle'], 'must be circle, square, but are square, circle'),
+        (['square', 'circle'], 'so class 0 is circle, but the config lists square there'),
         (['circle'], 'the classes are 1, circle, but {} has 2 folders, circle, square'),
     ],
 )
 def test_classes_must_be_those_of_the_folders(classes, said, config, folders, tmp_path):
-    other = derive(config, f'train_dataloader = dict(dataset=dict(classes={classes}))\n',
-                   tmp_path / 'other.py')  # fmt: skip
+    settings = f'train_dataloader = dict(dataset=dict(metainfo=dict(classes={classes})))'
+    other = derive(config, settings, tmp_path / 'other.py')
     printed = run('tools/train.py', other, '--work-dir', tmp_path, code=1)
     assert said.format(folders / 'train') in printed.splitlines()[-1]
+
+
+def test_wrong_number_of_folders_is_one_sentence(config, work_dir, tmp_path):
+    options = ['--cfg-options', 'test_dataloader.dataset.metainfo.classes=[circle]']
+    checkpoint = work_dir / 'epoch_1.pth'
+    printed = run('tools/test.py', config, checkpoint, '--work-dir', tmp_path, *options, code=1)
+    assert 'The number of subfolders (2)' in printed.splitlines()[-1]
 
 
 @pytest.mark.parametrize('options', [['--show-dir'], ['--tta']])

@@ -19,6 +19,7 @@ from pathlib import Path
 import timm
 import torch
 
+from mmatm.cli.numbers import at_least
 from mmatm.measuring.comparisons import NAMES, Suite, draw, report
 from mmatm.measuring.timing import measure
 from mmatm.ops import available_backends
@@ -39,19 +40,21 @@ def make_parser() -> argparse.ArgumentParser:
     add('--device', choices=['cpu', 'cuda'], default=default)
     add('--dtype', choices=['float32', 'float16', 'bfloat16'], default='float32',
         help='dtype of autocast (default: float32, no autocast)')  # fmt: skip
-    add('--batch', type=int, default=1, help='images per call (default: 1)')
-    add('--rounds', '--repeats', type=int, default=7, help='timed rounds after a warm-up')
-    add('--threads', type=int, help="threads on the CPU (default: torch's)")
+    add('--batch', type=at_least(1), default=1, help='images per call (default: 1)')
+    add('--rounds', '--repeats', type=at_least(1), default=7,
+        help='timed rounds after a warm-up')  # fmt: skip
+    add('--threads', type=at_least(1), help="threads on the CPU (default: torch's)")
     group = parser.add_argument_group('comparisons')
     group.add_argument('--compile', action='store_true', help='CUDA: also torch.compile')
     group.add_argument('--out', type=Path, help='folder for benchmark.json and benchmark.png')
     group = parser.add_argument_group('configs')
     add = group.add_argument
     add('--parts', nargs='+', choices=PARTS, default=PARTS, help='what to measure (default: all)')
-    add('--shape', type=int, nargs=2, metavar=('H', 'W'),
+    add('--shape', type=at_least(32), nargs=2, metavar=('H', 'W'),
         help='image size (default: 800 1280 for detection, 512 512 for segmentation, 224 224 for '
         'classification)')  # fmt: skip
-    add('--train-batch', type=int, default=2, help='images per training step (default: 2)')
+    add('--train-batch', type=at_least(1), default=2,
+        help='images per training step (default: 2)')  # fmt: skip
     add('--amp', action='store_true', help='bfloat16, or float16 on a GPU that lacks it')
     add('--json', type=Path, metavar='FILE', help='write all figures')
     add('--force', action='store_true', help='replace FILE if it exists')
@@ -72,11 +75,6 @@ def main() -> None:
     unknown = [word for word in args.what if comparisons and word not in NAMES]
     if unknown:
         parser.error(f'comparisons are {", ".join(NAMES)}, not {", ".join(unknown)}')
-    for name in ('batch', 'train_batch', 'rounds', 'threads'):
-        if (value := getattr(args, name)) is not None and value < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1, but is {value}')
-    if args.shape and min(args.shape) < 32:
-        parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         sys.exit('--device cuda: torch sees no CUDA device')
     if args.amp:

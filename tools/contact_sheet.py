@@ -26,7 +26,9 @@ from mmengine.fileio import load
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmatm.cli.arguments import add_config_options, at_least, fraction, read_config
+from mmatm.cli.arguments import add_config_options, read_config
+from mmatm.cli.figures import save_figure
+from mmatm.cli.numbers import at_least, fraction
 
 DPI = 100
 POINT = 72 / DPI  # a pixel, in the unit of matplotlib's fonts and lines
@@ -78,11 +80,7 @@ def main() -> None:
         sys.exit(f'{args.predictions} holds {total} images, fewer than {count}')
     tiles = [read(i) for i in np.linspace(0, total - 1, count).round().astype(int)]
     sheet = draw_sheet(tiles, dataset.metainfo, args.columns, args.height)
-    try:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        sheet.savefig(args.out, dpi=DPI)
-    except (OSError, ValueError) as error:  # the latter lists the formats
-        sys.exit(f'--out {args.out} cannot be written: {error}')
+    save_figure(sheet, args.out)
     print(f'{", ".join(tiles[0])}, from left to right: {Path(args.out).resolve()}')
 
 

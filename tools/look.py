@@ -18,9 +18,9 @@ from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
     explained_errors,
-    fraction,
     read_config,
 )
+from mmatm.cli.numbers import fraction
 
 FIGURES = ('.png', '.svg', '.pdf')
 

@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmatm.cli.arguments import read_config, run_tool
+from mmatm.cli.numbers import at_least
 
 BOXES = 'coco/bbox_mAP_50', 0.95
 MASKS = 'coco/segm_mAP_50', 0.90
@@ -46,10 +47,8 @@ def main() -> None:
         'heads', nargs='*', metavar='HEAD', help=f'(default: all) {", ".join(HEADS)}'
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/overfit'))
-    parser.add_argument('--steps', type=int, help='train for fewer steps than usual')
+    parser.add_argument('--steps', type=at_least(10), help='train for fewer steps than usual')
     args = parser.parse_args()
-    if args.steps is not None and args.steps < 10:
-        parser.error(f'--steps must be at least 10, but is {args.steps}')
     for name in args.heads:
         if name not in HEADS:
             parser.error(f'HEAD must be one of {", ".join(HEADS)}, but is {name}')

@@ -18,12 +18,11 @@ from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
-    at_least,
     explained_errors,
-    fraction,
     read_config,
     require,
 )
+from mmatm.cli.numbers import at_least, fraction
 from mmatm.data import DataError
 from mmatm.inference import Predictor, Writer
 from mmatm.inference.predictor import MIN_TILE

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mmatm.cli.numbers import at_least
 from mmatm.data import (
     DataError,
     Problem,
@@ -62,11 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--subset', action='store_true', help='accept fewer images than in the complete dataset'
     )
     parser.add_argument(
-        '--samples', type=int, default=200, help='images to decode per split; 0 for all'
+        '--samples', type=at_least(0), default=200, help='images to decode per split; 0 for all'
     )
     args = parser.parse_args(argv)
-    if args.samples < 0:
-        parser.error(f'--samples must be at least 0, but is {args.samples}')
     if not args.root.is_dir():
         sys.exit(f'{args.root} is not a folder')
 

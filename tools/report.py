@@ -12,6 +12,7 @@ from pathlib import Path
 from mmatm.checkpoints import CheckpointError
 from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import add_config_options, add_trust_flag, check_data, read_config
+from mmatm.cli.numbers import at_least
 from mmatm.data import DataError
 from mmatm.report.history import read_history
 from mmatm.report.work_dir import ReportError, find_checkpoint, find_config
@@ -29,14 +30,15 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='file to write (default: WORK_DIR/report.html)')
     parser.add_argument('--force', action='store_true', help='replace the file if it exists')
     parser.add_argument(
-        '--max-images', type=int, default=24, help='test images to show (default: 24)'
+        '--max-images',
+        type=at_least(2),
+        default=24,
+        help='test images to show (default: 24)',
     )
     add_config_options(parser)
     add_trust_flag(parser)
     args = parser.parse_args()
     out = args.out or args.work_dir / 'report.html'
-    if args.max_images < 2:
-        parser.error(f'--max-images must be at least 2, but is {args.max_images}')
     if not args.work_dir.is_dir():
         sys.exit(f'the work directory {args.work_dir} does not exist')
     if out.is_dir():

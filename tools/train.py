@@ -59,9 +59,10 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    if args.go_on and args.resume is None and Path(cfg.work_dir, 'last_checkpoint').is_file():
+    started = Path(cfg.work_dir, 'last_checkpoint').is_file()
+    if args.go_on and args.resume is None and started:
         args.resume = 'auto'
-    if args.resume == 'auto' and not Path(cfg.work_dir, 'last_checkpoint').is_file():
+    if args.resume == 'auto' and not started:
         print(f'--resume: {cfg.work_dir} holds no checkpoint, so training starts anew')
     if args.resume is not None:
         cfg.resume = True

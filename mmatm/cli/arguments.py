@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +50,7 @@ _IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
 _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 _BUILDING = 'mmengine.registry.build_functions'
 _RUNNER = 'mmengine.runner.runner'  # builds data loaders
+_RUNNER_ARGUMENTS = tuple(inspect.signature(Runner).parameters)
 # Modules whose classes check what configs give them.
 _GIVEN_VALUES = ('torch.optim', 'torch.utils.data', 'mmdet.datasets.samplers')
 # Modules whose assertions are sentences about the user's data.
@@ -82,30 +83,6 @@ class _Options(DictAction):
             if '=' not in value:
                 parser.error(f'{option} takes key=value, but one value is {value!r}')
         super().__call__(parser, namespace, values, option)
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, but is {text}')
-    return value
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers from ``least`` on."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(
-                f'must be a whole number of at least {least}, but is {text}'
-            )
-        return int(text)
-
-    return number
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -191,22 +168,19 @@ def remove_scope(settings: Any) -> None:
 
 
 def _check_options(cfg: Config, options: dict) -> None:
-    """Say in one sentence if an option sets what looks like a mistyped setting.
+    """Say in one sentence if an option sets what looks mistyped, or what the config only copies.
 
-    On the top level that is an error. Further down it may be meant, because classes have arguments
-    that a config leaves out. It also says if an option sets a variable that the config has copied
-    to other places, as ``data_root``.
+    A mistyped name on the top level is an error. Further down it may be meant, because classes have
+    arguments that a config leaves out.
     """
-    read = {*inspect.signature(Runner).parameters}
     for option in options:
-        copies = list(_places(cfg, option, cfg[option])) if option in cfg else []
-        if option not in read and copies:
+        if copies := _copies(cfg, option):
             print(
                 f'warning: --cfg-options {option} changes nothing, because the config has copied '
                 f'it already: set {shorten(copies)}',
                 file=sys.stderr,
             )
-        if found := _mistyped(cfg, option):
+        elif found := _mistyped(cfg, option):
             name, similar = found
             what = f'--cfg-options {option}: the config has no {name}; did you mean {similar}?'
             if '.' not in name:
@@ -216,7 +190,7 @@ def _check_options(cfg: Config, options: dict) -> None:
 
 def _mistyped(cfg: Config, option: str) -> tuple[str, str] | None:
     """A setting on the path of ``option`` that the config lacks, and one of a similar name."""
-    settings: Any = {**dict.fromkeys(inspect.signature(Runner).parameters), **cfg}
+    settings: Any = {**dict.fromkeys(_RUNNER_ARGUMENTS), **cfg}
     outer = ''
     for name in option.split('.'):
         if isinstance(settings, (list, tuple)):
@@ -230,14 +204,19 @@ def _mistyped(cfg: Config, option: str) -> tuple[str, str] | None:
     return None
 
 
-def _places(settings: Any, name: str, value: Any, outer: str = '') -> Iterator[str]:
-    """Where settings further down have this name and value."""
-    pairs = enumerate(settings) if isinstance(settings, (list, tuple)) else settings.items()
-    for key, inner in pairs:
-        if outer and key == name and inner == value:
-            yield f'{outer}{key}'
-        elif isinstance(inner, (dict, list, tuple)):
-            yield from _places(inner, name, value, f'{outer}{key}.')
+def _copies(cfg: Config, name: str) -> list[str]:
+    """Where a config holds copies of a variable that nothing else reads, such as ``data_root``."""
+    if name not in cfg or name in _RUNNER_ARGUMENTS:
+        return []
+
+    def search(settings: Any, outer: str) -> Iterator[str]:
+        for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+            if key == name and value == cfg[name]:
+                yield f'{outer}{key}'
+            elif isinstance(value, (dict, list, tuple)):
+                yield from search(value, f'{outer}{key}.')
+
+    return list(search({key: value for key, value in cfg.items() if key != name}, ''))
 
 
 def require(cfg: Config, *settings: str) -> None:

@@ -60,13 +60,13 @@ def check_classes(cfg: Config, *loaders: str) -> None:
         return
     for loader in loaders:
         for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
-            if dataset.get('type') in _FOLDERS and not dataset.get('ann_file'):
+            ann_file = dataset.get('ann_file')
+            if dataset.get('type') in _FOLDERS and not ann_file:
                 _check_folders(loader, dataset)
-            if dataset.get('type') != 'CocoDataset' or not dataset.get('ann_file'):
-                continue
-            path = os.path.join(dataset.get('data_root') or '', dataset.ann_file)
-            if '://' not in path:
-                _check_file(loader, dataset, Path(path))
+            elif dataset.get('type') == 'CocoDataset' and ann_file:
+                path = os.path.join(dataset.get('data_root') or '', ann_file)
+                if '://' not in path:
+                    _check_file(loader, dataset, Path(path))
 
 
 def _check_file(loader: str, dataset: dict, path: Path) -> None:

@@ -33,9 +33,9 @@ def test_inherited_functions_take_no_scope(tmp_path):
 def test_option_that_changes_nothing_is_a_warning():
     printed = mmatm('print-config', DETECTOR, '--cfg-options', 'data_root=/elsewhere/')
     assert 'set train_dataloader.dataset.data_root, ' in printed
-    both = ['data_root=/elsewhere/', 'train_cfg.max_epochs=7', 'default_scope=mmdet']
     assert printed.count('warning') == 1
-    assert mmatm('print-config', DETECTOR, '--cfg-options', *both).count('warning') == 1
+    options = ['data_root=/elsewhere/', 'train_cfg.max_epochs=7', 'default_scope=mmdet']
+    assert mmatm('print-config', DETECTOR, '--cfg-options', *options).count('warning') == 1
 
 
 def test_mistyped_setting_below_the_top_level_is_a_warning():

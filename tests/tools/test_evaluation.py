@@ -144,14 +144,23 @@ def test_tta_of_one_view_changes_nothing(base, metric, request, tmp_path):
     assert metric in results[0]
 
 
+TWO_VIEWS = """
+tta_model = dict(type='SegTTAModel')
+transforms = [
+    [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+    [dict(type='LoadAnnotations', reduce_zero_label=True)],
+    [dict(type='PackSegInputs')],
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=False),
+    dict(type='TestTimeAug', transforms=transforms),
+]
+"""
+
+
 def test_tta_of_a_segmentor_flips(segmentor, seg_options, tmp_path):
-    content = ONE_VIEW[SEGMENTOR].replace(
-        "    [dict(type='LoadA",
-        "    [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],\n"
-        "    [dict(type='LoadA",
-    )
-    content += 'resize = transforms.pop(0)[0]\n' + PIPELINE.replace("'),", "'), resize,")
-    written = derive(SEGMENTOR, content, tmp_path / 'two_views.py')
+    written = derive(SEGMENTOR, TWO_VIEWS, tmp_path / 'two_views.py')
     results = []
     for config in (SEGMENTOR, written):
         work_dir = tmp_path / f'work{len(results)}'

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from mmatm.cli.arguments import add_config_options, read_config, require
+from mmatm.cli.numbers import at_least
 from mmatm.measuring.flops import SHAPES, complexity
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument('config', help='config file, or the name of a packaged config')
     parser.add_argument(
         '--shape',
-        type=int,
+        type=at_least(32),
         nargs=2,
         metavar=('H', 'W'),
         help='image size (default: 800 1280 for detection, 512 512 for segmentation, 224 224 for '
@@ -28,8 +29,6 @@ def main() -> None:
     add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print exact numbers as JSON')
     args = parser.parse_args()
-    if args.shape and min(args.shape) < 32:
-        parser.error(f'--shape must be at least 32 32, but is {args.shape[0]} {args.shape[1]}')
     cfg = read_config(args.config, args.cfg_options)
     require(cfg, 'model', 'default_scope')
     shape = args.shape or SHAPES[cfg.default_scope]

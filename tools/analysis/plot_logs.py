@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
+from mmatm.cli.figures import save_figure
 from mmatm.report.history import History, read_history
 
 matplotlib.use('Agg')
@@ -61,11 +62,7 @@ def main() -> None:
         axis.remove()
     if len(runs) > 1:
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside lower center')
-    try:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(args.out, dpi=100)
-    except (OSError, ValueError) as error:  # the latter lists the formats
-        sys.exit(f'--out {args.out} cannot be written: {error}')
+    save_figure(figure, args.out)
     print(f'{len(keys)} curves of {len(runs)} runs: {Path(args.out).resolve()}')
 
 

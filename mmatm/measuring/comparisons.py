@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -21,6 +21,10 @@ from .timing import PEERS, Comparison, Target
 STRIDES = (4, 8, 16, 32)
 
 
+def _by(size: tuple[int, int]) -> str:
+    return f'{size[0]}x{size[1]}'
+
+
 class Suite:
     """Builds the comparisons; every method is one, named as on the command line.
 
@@ -30,6 +34,13 @@ class Suite:
         batch: images per call.
         compiled: on a GPU, also measure compiled backbones.
     """
+
+    arch: ClassVar = ARCHS['t']
+    peers: ClassVar = PEERS
+    detectors: ClassVar = {'Mask R-CNN': 'mask_rcnn_atmnet_t'}
+    segmentors: ClassVar = {'UperNet': 'upernet_atmnet_t', 'Semantic FPN': 'fpn_atmnet_t'}
+    large, medium, small = (800, 1344), (512, 512), (224, 224)  # height and width
+    squares = (256, 512, 1024, 1600)
 
     def __init__(
         self,
@@ -65,23 +76,20 @@ class Suite:
 
         return call
 
-    def backbones(
-        self, height: int, width: int, peers: bool = True, train: bool = False
-    ) -> dict[str, nn.Module]:
+    def backbones(self, size: tuple[int, int], train: bool = False) -> dict[str, nn.Module]:
         """ATMNet-T, the published formulation with the same weights, and the peers."""
-        models = {'mmatm': ATMNet('t'), 'published': use_published_formulation(ATMNet('t'))}
+        models = {'mmatm': ATMNet(self.arch)}
+        models['published'] = use_published_formulation(ATMNet(self.arch))
         models['published'].load_state_dict(models['mmatm'].state_dict())
         if self.device == 'cuda' and self.compiled:
             models['mmatm, compiled'] = torch.compile(models['mmatm'])
-        for name, timm_name in PEERS.items() if peers else ():
-            size = {}
-            if name == 'swin-t':
-                size = dict(img_size=(height, width), strict_img_size=False)
-            models[name] = timm.create_model(timm_name, features_only=True, **size)
+        for name, timm_name in self.peers.items():
+            sized = dict(img_size=size, strict_img_size=False) if name == 'swin-t' else {}
+            models[name] = timm.create_model(timm_name, features_only=True, **sized)
         return {name: model.to(self.device).train(train) for name, model in models.items()}
 
     def sampling(self) -> list[Comparison]:
-        """The operator alone at the stages of an 800x1344 image, against copying its output."""
+        """The operator alone at the stages of a large image, against copying its output."""
         comparisons = []
         for stage, (x, offset, _) in enumerate(self.layer_inputs()):
             out = active_sample(x, offset)
@@ -103,10 +111,10 @@ class Suite:
         return [*comparisons, Comparison('sampling, four stages', total, [target])]
 
     def layer_inputs(self) -> list[tuple[Tensor, Tensor, ActiveTokenMixer]]:
-        arch = ARCHS['t']
         inputs = []
-        for stride, dim, share in zip(STRIDES, arch['widths'], arch['shares'], strict=True):
-            size = (self.batch, 800 // stride, 1344 // stride)
+        shares = zip(STRIDES, self.arch['widths'], self.arch['shares'], strict=True)
+        for stride, dim, share in shares:
+            size = (self.batch, *(side // stride for side in self.large))
             x = torch.randn(*size, dim, device=self.device)
             offset = 2 * torch.randn(*size, 2 * dim // share, device=self.device)
             mixer = ActiveTokenMixer(dim).to(self.device)
@@ -144,7 +152,7 @@ class Suite:
         both = {'mmatm': layers, 'published': published}
         return [
             Comparison(
-                'ATM layer, forward, four stages of 800x1344',
+                f'ATM layer, forward, four stages of {_by(self.large)}',
                 {name: forward(mixers) for name, mixers in both.items()},
                 [Target('published', 7.0)],
             ),
@@ -159,17 +167,17 @@ class Suite:
     def backbone(self) -> list[Comparison]:
         """Inference of ATMNet-T and its peers."""
         comparisons = []
-        for height, width, batch in ((800, 1344, self.batch), (224, 224, 1), (224, 224, 16)):
-            image = torch.randn(batch, 3, height, width, device=self.device)
-            large = height == 800
-            models = self.backbones(height, width)
+        for size, batch in ((self.large, self.batch), (self.small, 1), (self.small, 16)):
+            image = torch.randn(batch, 3, *size, device=self.device)
+            large = size == self.large
+            models = self.backbones(size)
             limit = 0.9 if large else 1.0
             targets = [Target('convnext-t', limit, at_least=False)]
             if large:
                 targets += [Target('swin-t', limit, at_least=False), Target('published', 2.2)]
             comparisons.append(
                 Comparison(
-                    f'ATMNet-T forward, {height}x{width}, batch {batch}',
+                    f'ATMNet-T forward, {_by(size)}, batch {batch}',
                     {name: self.forward(model, image) for name, model in models.items()},
                     targets,
                     images=batch,
@@ -181,13 +189,12 @@ class Suite:
     def train(self) -> list[Comparison]:
         """Forward and backward of ATMNet-T and its peers."""
         large = self.device == 'cuda'
-        height, width = (800, 1344) if large else (512, 512)
-        batch = self.batch if large else 2 * self.batch
-        image = torch.randn(batch, 3, height, width, device=self.device)
-        models = self.backbones(height, width, train=True)
+        size, batch = (self.large, self.batch) if large else (self.medium, 2 * self.batch)
+        image = torch.randn(batch, 3, *size, device=self.device)
+        models = self.backbones(size, train=True)
         return [
             Comparison(
-                f'ATMNet-T training step, {height}x{width}, batch {batch}',
+                f'ATMNet-T training step, {_by(size)}, batch {batch}',
                 {name: self.training_step(model, image) for name, model in models.items()},
                 [
                     Target('published', 3.2),
@@ -202,10 +209,10 @@ class Suite:
 
     def linearity(self) -> list[Comparison]:
         """Whether the time of ATMNet-T grows with the number of pixels, 256² to 1600²."""
-        model = ATMNet('t').to(self.device).eval()
+        model = ATMNet(self.arch).to(self.device).eval()
         calls = {
             size: self.forward(model, torch.randn(1, 3, size, size, device=self.device))
-            for size in (256, 512, 1024, 1600)
+            for size in self.squares
         }
         return [Comparison('time, ATMNet-T forward', {f'{s}x{s}': c for s, c in calls.items()})]
 
@@ -214,12 +221,12 @@ class Suite:
         if self.device != 'cpu' or self.dtype != torch.float32:
             print('floor: left out, it needs --device cpu and --dtype float32')
             return []
-        model, comparisons = ATMNet('t').eval(), []
-        for height, width, bound in ((800, 1344, 1.35), (512, 512, 1.45), (224, 224, 1.45)):
-            image = torch.randn(1, 3, height, width)
+        model, comparisons = ATMNet(self.arch).eval(), []
+        for size, bound in ((self.large, 1.35), (self.medium, 1.45), (self.small, 1.45)):
+            image = torch.randn(1, 3, *size)
             comparisons.append(
                 Comparison(
-                    f'ATMNet-T beside its products alone, {height}x{width}',
+                    f'ATMNet-T beside its products alone, {_by(size)}',
                     {
                         'mmatm': self.forward(model, image),
                         'products': products_alone(model, image),
@@ -231,8 +238,8 @@ class Suite:
 
     def bfloat16(self) -> list[Comparison]:
         """ATMNet-T under bfloat16 autocast against float32."""
-        model = ATMNet('t').to(self.device).eval()
-        image = torch.randn(1, 3, 800, 1344, device=self.device)
+        model = ATMNet(self.arch).to(self.device).eval()
+        image = torch.randn(1, 3, *self.large, device=self.device)
         cases = {
             'mmatm': self.forward(model, image, torch.bfloat16),
             'float32': self.forward(model, image, torch.float32),
@@ -244,12 +251,11 @@ class Suite:
 
     def detector(self) -> list[Comparison]:
         """Mask R-CNN, images per second of inference at 800x1344 with 100 boxes kept."""
-        return [self._inference('Mask R-CNN', 'mask_rcnn_atmnet_t', 800, 1344)]
+        return [self._inference(*names, self.large) for names in self.detectors.items()]
 
     def segmentor(self) -> list[Comparison]:
         """UperNet and Semantic FPN, images per second of inference at 512x512."""
-        heads = {'UperNet': 'upernet_atmnet_t', 'Semantic FPN': 'fpn_atmnet_t'}
-        return [self._inference(name, config, 512, 512) for name, config in heads.items()]
+        return [self._inference(*names, self.medium) for names in self.segmentors.items()]
 
     def onnx(self) -> list[Comparison]:
         """The formulations of sampling in onnxruntime, and whole backbones there."""
@@ -283,27 +289,27 @@ class Suite:
         for name, f in FORMULATIONS.items():
             error = (f(x, offset) - active_sample(x, offset)).abs().max()
             print(f'onnx: {name} differs from active_sample by at most {error:.1e}')
-        image = torch.randn(self.batch, 3, 512, 512)
-        models = self.backbones(512, 512)
+        image = torch.randn(self.batch, 3, *self.medium)
+        models = self.backbones(self.medium)
         models.pop('published')
         eager = self.forward(models['mmatm'], image)
-        with plain_layers(models['mmatm'], 512, 512):
+        with plain_layers(models['mmatm'], *self.medium):
             cases = {'mmatm': run(models['mmatm'], image), 'eager': eager}
-        cases |= {n: run(models[n], image) for n in ('convnext-t', 'swin-t')}
+        cases |= {n: run(models[n], image) for n in ('convnext-t', 'swin-t') if n in models}
         targets = [Target('convnext-t', 1.0, False), Target('eager', 1.3, False)]
         return [
-            Comparison('sampling in onnxruntime, stage 0 of 800x1344', sampling),
-            Comparison('ATMNet-T in onnxruntime, 512x512', cases, targets, self.batch),
+            Comparison(f'sampling in onnxruntime, stage 0 of {_by(self.large)}', sampling),
+            Comparison(f'ATMNet-T in onnxruntime, {_by(self.medium)}', cases, targets, self.batch),
         ]
 
-    def _inference(self, name: str, config: str, height: int, width: int) -> Comparison:
+    def _inference(self, name: str, config: str, size: tuple[int, int]) -> Comparison:
         """The model of a config in both formulations, and on a ResNet-50."""
         from mmengine.config import Config
 
         from .models import build, random_batch, set_shape
 
         cfg = Config.fromfile(model_names()[config])
-        set_shape(cfg.model, height, width)
+        set_shape(cfg.model, *size)
         models: dict[str, Any] = {'mmatm': build(cfg), 'published': build(cfg)}
         use_published_formulation(models['published'])
         for owner in ('neck', 'decode_head', 'auxiliary_head'):
@@ -314,7 +320,7 @@ class Suite:
         cfg.model.backbone = dict(type='ResNet', depth=50)
         models['resnet-50'] = build(cfg)
         models = {n: m.to(self.device).eval() for n, m in models.items()}
-        data = random_batch(models['mmatm'], (height, width), self.batch)
+        data = random_batch(models['mmatm'], size, self.batch)
 
         def predict(model: Any) -> Callable[[], None]:
             def call() -> None:
@@ -324,7 +330,7 @@ class Suite:
             return call
 
         return Comparison(
-            f'{name} with ATMNet-T, inference, {height}x{width}, batch {self.batch}',
+            f'{name} with ATMNet-T, inference, {_by(size)}, batch {self.batch}',
             {name: predict(model) for name, model in models.items()},
             images=self.batch,
             memory=True,

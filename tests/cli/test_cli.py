@@ -1,5 +1,7 @@
 """The command ``mmatm``, run as a user runs it."""
 
+import sys
+
 import pytest
 
 from commands import DETECTOR, ROOT, run
@@ -150,6 +152,49 @@ def test_operators_are_installed_and_removed(mmcv):
     assert 'in programs that import mmatm' in operators.remove()
     assert not list(mmcv.iterdir())
     assert 'nothing to remove' in operators.remove()
+
+
+def test_operators_from_the_command_line():
+    pytest.importorskip('mmcv')
+    assert mmatm('operators').startswith('mmcv uses its compiled operators') or (
+        'operators of mmatm in' in mmatm('operators', 'status')
+    )
+    assert "invalid choice: 'delete'" in mmatm('operators', 'delete', code=2)
+
+
+def test_operators_that_cannot_be_installed_are_one_sentence(mmcv, monkeypatch):
+    from mmatm.cli.operators import main
+
+    (mmcv / '_ext.py').write_text('nms = None\n')
+    monkeypatch.setattr('sys.argv', ['operators', 'install'])
+    with pytest.raises(SystemExit, match='was not written by mmatm'):
+        main()
+
+
+def test_mim_finds_the_package(tmp_path, monkeypatch, capsys):
+    from mmatm.cli.mim import main
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'mim', None)
+        with pytest.raises(SystemExit, match='mim is not installed'):
+            main()
+    # Like mim, whose commands import the function by name.
+    (tmp_path / 'mim').mkdir()
+    for name, code in {
+        '__init__': '',
+        'utils': 'def get_installed_path(package):\n    return f"/there/{package}"\n',
+        'cli': (
+            'from mim.utils import get_installed_path\n'
+            'def cli(prog_name):\n'
+            '    print(prog_name, *map(get_installed_path, ("mmatm", "mmdet")))\n'
+        ),
+    }.items():
+        (tmp_path / 'mim' / f'{name}.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    main()
+    for name in ('mim', 'mim.utils', 'mim.cli'):
+        monkeypatch.delitem(sys.modules, name)
+    assert capsys.readouterr().out.strip() == f'mmatm mim {ROOT / "mmatm"} /there/mmdet'
 
 
 def test_other_files_are_never_replaced(mmcv):

@@ -1,11 +1,13 @@
 """The check for GPUs, run on a CPU with tiny sizes."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 from commands import run
 from marks import compiled, compiles, float16_on_cpu
-from mmatm.measuring import models, timing
+from mmatm.measuring import gpu_check, models, timing
 from mmatm.measuring.gpu_check import Check, Sizes
 from mmatm.measuring.timing import PEERS
 from mmatm.ops import cpp
@@ -54,6 +56,46 @@ def test_wrong_kernel_is_a_fault(monkeypatch):
     assert len(check.faults) == 8
     assert 'forward differs from plain PyTorch' in check.faults[0]
     assert '2 of 4 right' in ''.join(check.lines)
+
+
+def test_what_fails_is_a_fault_and_the_rest_goes_on(monkeypatch):
+    check = Check('cpu', Sizes(**{**SIZES, 'heads': {'mmdet': ('nothing',)}}))
+    monkeypatch.setattr(gpu_check, 'available_backends', lambda device: ['torch'])
+    kernel = cpp.forward
+    monkeypatch.setattr(cpp, 'forward', lambda x, o: kernel(x, o) + 1)
+    check.large()
+    for part in ('backbone', 'sampling', 'models', 'batch_sizes'):
+        monkeypatch.setattr(check, part, lambda: None)
+    monkeypatch.setattr(check, 'layer', lambda: 1 / 0)
+    page = check.run()
+    expected = ['large tensors: the samples differ', 'torch serves on cpu, not cpp']
+    expected += ['nothing, eager: '] if find_spec('mmdet') else []
+    expected += ['layer: ZeroDivisionError: division by zero']
+    assert len(check.faults) == len(expected)
+    for fault, words in zip(check.faults, expected, strict=True):
+        assert fault.startswith(words)
+        assert f'- {fault}' in page
+    assert 'Everything agrees' not in page
+
+
+def test_step_that_fails_is_a_fault():
+    check = Check('cpu', Sizes(**SIZES))
+    check._steps('head', torch.nn.Linear(2, 1), lambda: torch.zeros(2) @ torch.zeros(3))
+    assert [fault.partition(':')[0] for fault in check.faults] == [
+        'head, torch.float32', 'head, torch.bfloat16'
+    ]  # fmt: skip
+    assert '| head | failed | failed |' in check.lines
+
+
+def test_heads_need_the_mm_packages(monkeypatch):
+    pytest.importorskip('mmengine')
+    check = Check('cpu', Sizes(**SIZES))
+    for package, said in (('mmcv', 'mmengine and mmcv'), ('mmdet', 'Heads of mmdet')):
+        monkeypatch.setattr(gpu_check, 'find_spec', lambda name, p=package: p != name or None)
+        monkeypatch.setattr(check.sizes, 'heads', {'mmdet': ('retinanet',)})
+        check.heads()
+        assert said in check.lines[-1]
+    assert check.faults == []
 
 
 @float16_on_cpu

@@ -18,10 +18,12 @@ class Problem:
         severity: ``missing``, ``incomplete`` and ``broken`` data cannot be used; a ``note``
             describes something that mmdet handles itself.
         message: a sentence that names the file and the value.
+        number: of problems that it stands for.
     """
 
     severity: str
     message: str
+    number: int = 1
 
     def __str__(self) -> str:
         return f'{self.severity}: {self.message}'
@@ -37,5 +39,7 @@ def limited(problems: Iterable[Problem]) -> list[Problem]:
     problems = list(problems)
     rest = problems[_MOST:]
     if rest:
-        problems[_MOST:] = [Problem(rest[0].severity, f'... and {len(rest)} more like the last')]
+        number = sum(problem.number for problem in rest)
+        what = f'... and {number} more like the last'
+        problems[_MOST:] = [Problem(rest[0].severity, what, number)]
     return problems

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def make(data, tmp_path, capsys):
 
     def run(*flags, tried=False, source=data):
         out = tmp_path / 'out' / 'mine.py'
-        flags = [*map(str, flags), '--device', 'cpu', *([] if tried else ['--no-try'])]
+        flags = ['--device', 'cpu', *map(str, flags), *([] if tried else ['--no-try'])]
         new.main([str(source), '--out', str(out), *flags])
         return Config.fromfile(out), capsys.readouterr().out
 
@@ -71,6 +73,10 @@ def annotations(cfg, split='train'):
     return json.loads(open(f'{cfg.annotations}/{split}.json').read())
 
 
+def everything(cfg, what='annotations'):
+    return [thing for split in ('train', 'val') for thing in annotations(cfg, split)[what]]
+
+
 # Detection
 
 
@@ -85,10 +91,9 @@ def test_voc_with_spaces_difficult_objects_and_without_size(data, make):
     assert cfg.model.type == 'RetinaNet'
     assert cfg.model.bbox_head.num_classes == 1
     assert cfg.metainfo.classes == ('red cell',)
-    everything = [thing for s in ('train', 'val') for thing in annotations(cfg, s)['annotations']]
     # VOC counts from 1, and what reaches out of the image is cut.
-    assert [0, 0, 29, 29] in [thing['bbox'] for thing in everything]
-    (crowd,) = [thing for thing in everything if thing['iscrowd']]
+    assert [0, 0, 29, 29] in [thing['bbox'] for thing in everything(cfg)]
+    (crowd,) = [thing for thing in everything(cfg) if thing['iscrowd']]
     assert crowd['bbox'] == [39, 19, 25, 29]
     assert len(dataset(cfg)) + len(dataset(cfg, 'val')) == 6
     assert 'spot, not in --classes' in said
@@ -119,7 +124,7 @@ def test_voc_image_in_two_splits(data, rejected):
 
 
 def test_voc_broken_files(data, rejected):
-    own_data.voc(data)
+    own_data.voc(data, number=7)
     own_data.write(data / 'Annotations' / '0.xml', '<annotation><object>')
     own_data.write(data / 'Annotations' / '1.xml', own_data.voc_xml([('a', 'x', 1, 2, 3)]))
     own_data.write(data / 'Annotations' / '2.xml', own_data.voc_xml([('a', 200, 1, 300, 30)]))
@@ -127,6 +132,7 @@ def test_voc_broken_files(data, rejected):
     (data / 'JPEGImages' / '4.jpg').unlink()
     own_data.photo(data / 'JPEGImages' / '5.png')
     own_data.write(data / 'Annotations' / '5.xml', own_data.voc_xml([], filename='5.tif'))
+    own_data.write(data / 'Annotations' / '6.xml', own_data.voc_xml([('', 1, 1, 30, 30)]))
     said = rejected()
     assert '0.xml is not XML' in said
     assert "1.xml: object 1, 'a', has no box" in said
@@ -134,15 +140,14 @@ def test_voc_broken_files(data, rejected):
     assert '3.xml: the image has 48 x 64 pixels, but its annotations are for 64 x 48' in said
     assert '4.xml has no image' in said
     assert '5.xml could be of' in said
+    assert "6.xml: object 1 has the name ''" in said
 
 
 def test_voc_file_name_decides_between_suffixes(data, make):
     own_data.voc(data)
     own_data.photo(data / 'JPEGImages' / '5.png')  # 5.xml names 5.jpg
     cfg, _ = make()
-    names = [
-        image['file_name'] for s in ('train', 'val') for image in annotations(cfg, s)['images']
-    ]
+    names = [image['file_name'] for image in everything(cfg, 'images')]
     assert '5.jpg' in names
     assert len(names) == 6
 
@@ -194,6 +199,77 @@ def test_coco_broken_annotation_and_partial_masks(data, rejected):
     assert 'annotation 100 of' in rejected('--task', 'detection')
 
 
+BOX = [[2, 5, 16, 5, 16, 19, 2, 19]]
+RUNS = {'size': [48, 64], 'counts': '0`11O1O1O1O1Okf2'}
+
+
+@pytest.mark.parametrize(
+    ('segmentation', 'model'), [(None, 'RetinaNet'), (BOX, 'RetinaNet'), (RUNS, 'MaskRCNN')]
+)
+def test_coco_segmentations(segmentation, model, data, make):
+    own_data.coco(data, number=3, categories=((3, 'cell'),))
+    thing = {'bbox': [2, 5, 14, 14], 'segmentation': segmentation}
+    file = data / 'annotations' / 'instances_train.json'
+    own_data.change(file, lambda content: [a.update(thing) for a in content['annotations']])
+    cfg, _ = make('--val-share', 0.3)
+    assert cfg.model.type == model
+
+
+@pytest.mark.parametrize(
+    ('edit', 'flags', 'reason'),
+    [
+        (lambda content: content['categories'].pop(), (), "['red cell', 'dust'] and ['red cell']"),
+        (lambda content: None, ('--classes', 'cell'), "--classes cell: the categories are ['dust'"),
+        (lambda content: content['annotations'][3].update(bbox=[5000, 5, 9, 9]), (), '[5000, 5,'),
+        (lambda content: [a.pop('area') for a in content['annotations']], (), '... and 4 more'),
+    ],
+)
+def test_coco_split_that_does_not_fit(edit, flags, reason, data, rejected):
+    own_data.coco(data)
+    own_data.coco(data, 'val', number=13, start=10)
+    own_data.change(data / 'annotations' / 'instances_val.json', edit)
+    assert reason in rejected(*flags)
+
+
+def test_coco_without_usable_categories(data, rejected):
+    own_data.coco(data, categories=((3, 'cell'), (7, 'cell')))
+    assert "two categories have the name 'cell'" in rejected()
+    file = data / 'annotations' / 'instances_train.json'
+    own_data.change(file, lambda content: content.update(annotations=[]))
+    assert 'no annotation is of a listed category' in rejected()
+
+
+def test_coco_files_that_number_categories_differently(data, make):
+    own_data.coco(data, categories=((1, 'cell'), (2, 'dust')))
+    own_data.coco(data, 'val', categories=((1, 'dust'), (2, 'cell')))  # images of the same names
+    for split, unused in (('train', 2), ('val', 1)):
+        file = data / 'annotations' / f'instances_{split}.json'
+        own_data.change(file, lambda content, unused=unused: _drop(content, unused))
+    own_data.change(file, lambda content: content['annotations'][0].update(ignore=1))
+    file = data / 'annotations' / 'instances_train.json'
+    own_data.change(file, lambda content: content['annotations'][0].update(segmentation=[[1] * 7]))
+    cfg, _ = make()
+    assert cfg.metainfo.classes == ('cell',)
+    assert [len(annotations(cfg, split)['annotations']) for split in ('train', 'val')] == [2, 2]
+    assert {Path(i['file_name']).parts[0] for i in annotations(cfg)['images']} == {'train'}
+
+
+def test_coco_files_of_one_split(data, make, rejected):
+    own_data.coco(data)
+    shutil.copytree(data / 'train', data / 'copy')
+    file = data / 'annotations' / 'instances_train.json'
+    assert f'{data}/copy/001.png or {data}/train/001.png' in rejected(source=file)
+    file.write_text(file.read_text().replace('"file_name": "', '"file_name": "train/'))
+    shutil.copy(file, file.with_name('cells_train.json'))
+    file = file.rename(file.with_name('keypoints_train.json'))
+    assert '--train: annotations/cells_train, annotations/keypoints_train' in rejected()
+    shutil.copy(file, file.with_name('instances_train.json'))
+    cfg, _ = make()
+    assert len(everything(cfg, 'images')) == 4
+    cfg, _ = make('--classes', 'dust', '--force', source=file)
+    assert len(everything(cfg)) == 3
+
+
 def test_yolo_with_gray_and_cmyk_images_and_one_split_missing(data, make):
     own_data.yolo(data, folder='train/images', names=())
     own_data.photo(data / 'train/images/0.jpg', mode='L')
@@ -206,16 +282,16 @@ def test_yolo_with_gray_and_cmyk_images_and_one_split_missing(data, make):
     own_data.write(data / 'data.yaml', settings)
     cfg, said = make(tried=True)
     assert cfg.metainfo.classes == ('blood cell',)
-    everything = [thing for s in ('train', 'val') for thing in annotations(cfg, s)['annotations']]
-    assert len(everything) == 6
-    assert [44.8, 12.0, 19.2, 24.0] in [thing['bbox'] for thing in everything]
-    images = [image for s in ('train', 'val') for image in annotations(cfg, s)['images']]
-    assert len(images) == 7
+    assert len(everything(cfg)) == 6
+    assert [44.8, 12.0, 19.2, 24.0] in [thing['bbox'] for thing in everything(cfg)]
+    assert len(everything(cfg, 'images')) == 7
     assert '1 reach beyond their image' in said
     assert 'there was one split' in said
 
 
-@pytest.mark.parametrize('style', ['split below', 'split above', 'lists', 'beside'])
+@pytest.mark.parametrize(
+    'style', ['split below', 'split above', 'lists', 'lists of same names', 'beside']
+)
 def test_yolo_layouts(style, data, make):
     if style == 'split below':
         for split in ('train', 'val'):
@@ -228,12 +304,18 @@ def test_yolo_layouts(style, data, make):
         own_data.write(data / 'train.txt', ''.join(f'./images/{i}.jpg\n' for i in range(5)))
         own_data.write(data / 'val.txt', './images/5.jpg\n')
         own_data.write(data / 'data.yaml', 'train: train.txt\nval: val.txt\nnames: [cell]\n')
+    elif style == 'lists of same names':
+        for folder in ('first', 'second'):
+            own_data.yolo(data, folder=f'images/{folder}')
+        lines = [f'images/first/{i}.jpg\n' for i in range(5)]
+        own_data.write(data / 'train.txt', '\n'.join(lines))
+        own_data.write(data / 'val.txt', 'images/second/0.jpg\n')
     else:
         own_data.yolo(data, folder='obj_train_data', names=())
         own_data.write(data / 'obj.names', 'cell\n')
     cfg, _ = make()
     counts = [len(annotations(cfg, split)['images']) for split in ('train', 'val')]
-    assert counts == {'lists': [5, 1], 'beside': [5, 1]}.get(style, [6, 6])
+    assert counts == ([6, 6] if style.startswith('split') else [5, 1])
     assert len(dataset(cfg)) == counts[0]
 
 
@@ -250,6 +332,64 @@ def test_yolo_broken_line(line, reason, data, rejected):
     own_data.yolo(data, names=('cell', 'red cell'))
     own_data.write(data / 'labels' / '4.txt', f'0 0.4 0.5 0.3 0.4\n{line}\n')
     assert f'{data}/labels/4.txt, line 2: {reason}' in rejected()
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('names: [cell', 'data.yaml is not YAML'),
+        ('names: 5', 'data.yaml: names must be a list'),
+        ('names: {cell: 0}', 'data.yaml: names must be a list'),
+        ('nc: 3\nnames: [cell]', 'nc is 3, but there are 1 names'),
+        ('names: [cell, cell]', "has the name 'cell' twice"),
+        ('path: nowhere\nnames: [cell]', 'nowhere is missing'),
+    ],
+)
+def test_yolo_broken_settings(text, reason, data, rejected):
+    file = own_data.write(data / 'settings' / 'deep' / 'data.yaml', text)
+    assert reason in rejected(source=file)
+
+
+def test_yolo_settings_elsewhere(data, make, tmp_path):
+    own_data.yolo(data, names=())
+    text = f'path: {data}\ntrain: images\nnames: [cell]\n'
+    cfg, _ = make(source=own_data.write(tmp_path / 'settings' / 'deep' / 'data.yaml', text))
+    assert len(everything(cfg)) == 6
+
+
+def test_yolo_contradictions(data, rejected):
+    own_data.yolo(data, folder='images/train')
+    assert '--classes has 2 names' in rejected('--classes', 'a,b')
+    assert '6 labels are boxes' in rejected('--task', 'instance')
+    own_data.yolo(data, number=1)
+    assert '1 images are in no folder of a split' in rejected()
+    for name in ('data', 'more'):
+        own_data.write(data / f'{name}.yaml', 'names: [cell]')
+    assert 'more.yaml both name classes' in rejected()
+
+
+def test_yolo_with_other_files(data, make):
+    own_data.yolo(data, names=())
+    (data / 'classes.txt').write_bytes('Körnchen'.encode('latin-1'))
+    (data / 'again').symlink_to(data)
+    own_data.photo(data / 'preview' / 'all.jpg')
+    own_data.write(data / 'labels' / 'notes.txt', 'drawn by hand\n')
+    own_data.write(data / 'labels' / '0.txt', '0 0.5 0.5 0.01 0.5\n')  # less than a pixel
+    names = own_data.write(data / 'mine.txt', 'grain\n')
+    cfg, _ = make('--classes', names, '--task', 'detection')
+    assert cfg.metainfo.classes == ('grain',)
+    assert (len(everything(cfg)), len(everything(cfg, 'images'))) == (5, 6)
+
+
+@pytest.mark.parametrize('head', ['retinanet', 'faster_rcnn'])
+def test_many_objects_of_all_shapes(head, data, make):
+    sizes = ('0.25 0.06', '0.05 0.3', '1 1')
+    own_data.yolo(data, line='\n'.join(f'0 0.5 0.5 {size}' for size in sizes * 20))
+    cfg, _ = make('--head', head)
+    anchors = (cfg.model.get('rpn_head') or cfg.model.bbox_head).anchor_generator
+    assert anchors.ratios == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert len(anchors.strides) == cfg.model.neck.num_outs == 4
+    assert cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg).max_per_img == 120
 
 
 def test_yolo_polygons(data, make):
@@ -440,6 +580,70 @@ def test_label_maps_of_another_size_and_label_too_large(data, rejected):
     assert 'val_0.png holds the label 7' in said
 
 
+def test_label_maps_that_cannot_be_read(data, rejected):
+    own_data.segnet(data, [0, 1], splits=('train',), number=4)
+    maps = [data / 'trainannot' / f'train_{at}.png' for at in range(4)]
+    Image.fromarray(own_data.stripes([0, 1000]).astype(np.uint16)).save(maps[0])
+    maps[1].write_bytes(maps[1].read_bytes()[:-40])
+    own_data.label_map(maps[2], own_data.stripes([0], size=(1, 9)))
+    maps[3].write_bytes(b'')
+    said = rejected()
+    for reason in ('0.png holds labels from 0 to 1000', '1.png is not an image', '3.png is empty'):
+        assert f'{data}/trainannot/train_{reason}' in said
+    assert 'train_2.png has 1 x 9 pixels' in said
+
+
+@pytest.mark.parametrize(('mode', 'values'), [('1', [0, 255]), ('RGBA', [0, 1]), ('I;16', [0, 1])])
+def test_label_maps_in_other_modes(mode, values, data, make):
+    own_data.segnet(data, values)
+    for path in data.glob('*annot/*'):
+        Image.open(path).convert(mode).save(path)
+    cfg, _ = make('--void', 'none', '--classes', 'sky,road')
+    assert dataset(cfg)[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [0, 1]
+
+
+def test_two_folders_of_label_maps(data, make, rejected):
+    for at in range(3):
+        own_data.photo(data / 'images' / f'{at}.png')
+        own_data.label_map(data / 'coarse' / f'{at}.png', own_data.stripes([0, 1]))
+        own_data.label_map(data / 'fine' / f'{at}.png', own_data.stripes([0, 1, 2]))
+    assert 'name one by --labels' in rejected()
+    assert '--labels finest' in rejected('--labels', 'finest')
+    own_data.label_map(data / 'fine' / '0.bmp', own_data.stripes([0]))
+    assert f'{data}/fine/0.bmp or {data}/fine/0.png' in rejected('--labels', 'fine')
+    (data / 'fine' / '0.bmp').unlink()
+    cfg, _ = make('--labels', 'fine', '--void', 'none')
+    assert Path(cfg.data_root).name == 'images'
+    assert dataset(cfg)[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [0, 1, 2]
+
+
+def test_drawings_and_a_palette_of_other_colors(data, make, monkeypatch):
+    colors = [value for index in range(256) for value in (index, 128, 0)]
+    for at in range(3):
+        own_data.label_map(data / 'drawings' / f'{at}.png', own_data.stripes([ROAD, SKY]))
+        own_data.label_map(data / 'masks' / f'{at}.png', own_data.stripes([0, 1]), colors)
+    own_data.write(data / 'class_dict.csv', 'sky,9,9,9\nroad,8,8,8\n')
+    monkeypatch.setattr(Path, 'symlink_to', Path.rename)  # OSError, as on Windows
+    cfg, _ = make()
+    assert cfg.metainfo.classes == ('sky', 'road')
+    assert Path(cfg.data_root).name == 'drawings'
+    assert dataset(cfg)[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [0, 1]
+
+
+def test_large_images_with_a_rare_class_in_little_time(data, make):
+    for split, values in (('train', [0] * 19 + [1]), ('val', [0])):
+        for at in range(2):
+            own_data.photo(data / split / f'{at}.png', size=(800, 600))
+            labels = own_data.stripes(values, size=(800, 600))
+            own_data.label_map(data / f'{split}annot' / f'{at}.png', labels)
+    cfg, said = make('--classes', 'sky,rust', '--minutes', 0.01)
+    assert cfg.scale == (320, 256)
+    assert cfg.model.decode_head.loss_decode.class_weight == [0.73, 3.16]
+    assert cfg.train_cfg.val_interval == cfg.train_cfg.max_iters
+    assert 'more than 0.01 minutes' in said
+    assert 'val has nothing of rust' in said
+
+
 def test_nested_folders_with_the_same_names(data, make):
     for split in ('train', 'val'):
         for at, folder in enumerate(('first day', 'second day')):
@@ -470,10 +674,38 @@ def test_folder_per_class(data, make):
 
 def test_folder_per_split_and_class(data, make):
     pytest.importorskip('mmpretrain')
-    own_data.class_folders(data / 'train')
+    own_data.class_folders(data / 'train', classes=('dust', 'red cell', 'train'))
     own_data.class_folders(data / 'test', number=2)
-    cfg, _ = make()
+    cfg, _ = make('--classes', 'train,red cell')
+    assert cfg.metainfo.classes == ('train', 'red cell')
     assert [len(dataset(cfg, loader)) for loader in ('train', 'val')] == [8, 4]
+
+
+def test_images_that_cannot_be_read(data, rejected, monkeypatch):
+    own_data.class_folders(data)
+    own_data.write(data / 'train' / '0.jpg', 'no image')
+    own_data.write(data / 'train' / '1.jpg', '')
+    (data / 'train' / '2.jpg').unlink()
+    (data / 'train' / '2.jpg').symlink_to('nowhere.jpg')
+    exif = Image.Exif()
+    exif[0x112] = 6
+    cut = own_data.photo(data / 'train' / '4.tif', exif=exif)
+    cut.write_bytes(cut.read_bytes()[:5000])
+    own_data.photo(data / 'train' / '5.jpg', size=(200, 200))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 15_000)
+    said = rejected()
+    for reason in ('0.jpg is not an', '1.jpg is empty', '2.jpg is missing', '4.tif', '5.jpg'):
+        assert f'{data}/train/{reason}' in said
+
+
+def test_folders_that_lack_images(data, rejected):
+    own_data.class_folders(data / 'train', classes=('cell',))
+    assert 'images of 1 class' in rejected('--format', 'folders')
+    own_data.class_folders(data / 'val', classes=('cell', 'dust'))
+    own_data.photo(data / 'alone.jpg')
+    said = rejected('--format', 'folders')
+    assert 'alone.jpg is in no folder of a class' in said
+    assert 'train has no image of dust' in said
 
 
 def test_images_and_photographed_masks_are_no_classes(data, rejected):
@@ -551,6 +783,17 @@ def test_places_that_cannot_be_written(data, rejected, tmp_path):
         (('--train', 'more'), 'the splits are all'),
         (('--classes', 'red cell,blue'), 'the folders are red cell, train'),
         (('--format', 'coco'), 'no annotation file'),
+        (('--format', 'labels'), 'by --labels'),
+        (('--format', 'yolo'), 'give --classes NAME'),
+        (('--format', 'yolo', '--classes', 'red cell'), 'no image can be used'),
+        (('--classes', 'train,train'), 'different names'),
+        (('--classes', 'a long name,' * 99 + 'b'), 'different names'),
+        (('--void', '3,256'), "not '3,256'"),
+        (('--void', 'sky'), "not 'sky'"),
+        (('--val-share', '1'), "not '1'"),
+        (('--minutes', 'few'), "not 'few'"),
+        (('--pretrained', 'nowhere.pth'), 'nowhere.pth'),
+        (('--out', 'mine.txt'), '--out mine.txt'),
     ],
 )
 def test_flags_that_do_not_fit(flags, reason, data, rejected):
@@ -564,9 +807,28 @@ def test_data_that_is_in_no_format_or_in_two(data, rejected, tmp_path):
     assert 'holds no images' in rejected()
     own_data.photo(data / 'one.jpg')
     assert 'neither COCO JSON' in rejected()
+    assert 'one.jpg must be a folder' in rejected(source=data / 'one.jpg')
     own_data.voc(data)
     own_data.coco(data)
     assert '--format coco' in rejected()
+
+
+def test_files_that_appear_while_the_config_is_tried(data, make, tmp_path, monkeypatch):
+    own_data.voc(data)
+    other = tmp_path / 'out' / 'mine_data' / 'theirs.txt'
+    monkeypatch.setattr(trial, 'try_config', lambda *_: own_data.write(other, '') and (1, 1))
+    with pytest.raises(SystemExit, match=f'{other.parent} holds files'):
+        make(tried=True)
+    assert [*other.parent.iterdir()] == [other]
+
+
+def test_with_and_without_a_gpu(data, make, tmp_path, monkeypatch, capsys):
+    own_data.segnet(data, [0, 1, 255])
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    new.main([str(data), '--out', str(tmp_path / 'own.py'), '--no-try'])
+    assert 'UperNet' in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert 's per image, a guess' in make('--device', 'cuda', '--minutes', 30, tried=True)[1]
 
 
 RECIPES = {
@@ -612,6 +874,15 @@ def test_pretrained_weights(data, make, tmp_path):
     cfg, _ = make('--pretrained', weights, tried=True)
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=str(weights))
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult < 1
+
+
+@pytest.mark.parametrize('write', [own_data.voc, own_data.class_folders])
+def test_folder_of_weights(write, data, make, tmp_path):
+    pytest.importorskip('mmpretrain')
+    write(data)
+    weights = own_data.write(tmp_path / 'TEST' / 'weights.pth', '')
+    cfg, _ = make('--pretrained', weights)
+    assert cfg.model.backbone.init_cfg.checkpoint == str(weights)
 
 
 def test_weights_of_another_model(data, rejected, tmp_path):

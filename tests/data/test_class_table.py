@@ -46,9 +46,25 @@ def test_a_list_of_something_else_is_no_table(tmp_path):
     assert find_table(Tree(tmp_path)) is None
 
 
-@pytest.mark.parametrize('text', ['', 'a\nb,1\n', 'a,1,2,300\n', 'a\na\n', 'a,1,2,3\nb,1,2,3\n'])
+def test_table_with_colors_among_others(tmp_path):
+    (tmp_path / 'classes_old.txt').write_bytes(b'K\xf6rnchen\n')
+    (tmp_path / 'codes.txt').write_text('sky\nroad\n')
+    (tmp_path / 'labels.csv').write_text('1.jpg,0\n2.jpg,1\n3.jpg,0\n')  # of images
+    (tmp_path / 'names.txt').write_text('sky\nroad\n')
+    assert find_table(Tree(tmp_path)) == tmp_path / 'codes.txt'
+    (tmp_path / 'class_dict.csv').write_text('sky,1,2,3\nroad,4,5,6\n')
+    assert find_table(Tree(tmp_path)) == tmp_path / 'class_dict.csv'
+    (tmp_path / 'palette.txt').write_text('sky,1,2,3\n')
+    with pytest.raises(DataError, match='both name classes'):
+        find_table(Tree(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['', 'a\nb,1\n', 'a,1,2,300\n', 'a,300\n', 'a\na\n', 'a,1,2,3\nb,1,2,3\n', 'a,1\nb,1\n'],
+)
 def test_what_is_no_table(text, tmp_path):
     file = tmp_path / 'classes.csv'
     file.write_text(text)
-    with pytest.raises(DataError, match=r'classes\.csv|is not a color'):
+    with pytest.raises(DataError, match=r'classes\.csv'):
         read_table(file)

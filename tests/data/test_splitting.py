@@ -25,5 +25,6 @@ def test_every_class_is_in_both_parts():
 def test_few_images():
     assert len(stratified([{0}, set()], 0.01, seed=0)) == 1
     assert len(stratified([set(), set(), set()], 0.99, seed=0)) == 2
+    assert len(stratified([{0}, {1}], 0.99, seed=0)) == 1
     with pytest.raises(DataError, match='cannot be split'):
         stratified([{0}], 0.5, seed=0)

@@ -1,6 +1,7 @@
 """The command ``mmatm new``: from a folder of data to a config that trains on it."""
 
 import argparse
+import os
 import sys
 import tempfile
 import textwrap
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     try:
         choices = _write(args, measured, recipe)
-    except OSError as error:
+    except (DataError, OSError) as error:
         sys.exit(str(error))
     print(f'{args.data}: {found.format}, {found.task}\n')
     print(measured.tables())
@@ -162,7 +163,7 @@ def _device() -> str:
 
 def _options(args: argparse.Namespace) -> Options:
     classes, table = None, None
-    if args.classes and Path(args.classes).is_file():
+    if args.classes and os.path.isfile(args.classes):  # pathlib rejects long lists of names
         table = Path(args.classes)
     elif args.classes:
         classes = [name.strip() for name in args.classes.split(',')]
@@ -202,7 +203,8 @@ def _report(found: Found) -> None:
     for problem in [*limited(notes), *limited(fatal)]:
         print(problem, file=sys.stderr)
     if fatal:
-        raise DataError(f'the data cannot be used as it is ({len(fatal)} problems, see above)')
+        number = sum(problem.number for problem in fatal)
+        raise DataError(f'the data cannot be used as it is ({number} problems, see above)')
 
 
 def _check_content(found: Found, splits: Splits) -> None:
@@ -264,8 +266,6 @@ def _try(file: Path, content: str, recipe: Recipe) -> tuple[float, float] | None
         return try_config(file, recipe.device)
     except CheckpointError as error:
         sys.exit(f'--pretrained {recipe.pretrained}: {error}')
-    except DataError as error:
-        sys.exit(str(error))
 
 
 __all__ = ['main']

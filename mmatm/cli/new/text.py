@@ -39,7 +39,6 @@ def config_text(
     }[found.task](measured, recipe)
     counts = [len(measured.splits[split]) for split in ('train', 'val')]
     classes = f'{len(found.classes)} {"class" if len(found.classes) == 1 else "classes"}'
-    test = 'val' if measured.splits['test'] is measured.splits['val'] else 'test'
     title = f'{TITLES[recipe.head]} on ATMNet-{recipe.arch}'
     header = f'''"""{title} for {name}: {counts[0]} + {counts[1]} images, {classes}.
 
@@ -57,7 +56,7 @@ metainfo = dict(
     palette={_wrapped(palette(found), 12)},
 )
 '''
-    return header + parts['body'].replace('TEST', test) + _schedule(found, recipe, schedule)
+    return header + parts['body'] + _schedule(found, recipe, schedule)
 
 
 def palette(found: Found) -> list[tuple[int, int, int]]:
@@ -94,6 +93,10 @@ def _backbone(recipe: Recipe) -> str:
     return f'dict({", ".join(settings)})'
 
 
+def _tested(measured: Measured) -> str:
+    return 'val' if measured.splits['test'] is measured.splits['val'] else 'test'
+
+
 def _widths(recipe: Recipe, first: int = 0) -> list[int]:
     return list(ARCHS[recipe.arch]['widths'])[first:]
 
@@ -116,6 +119,7 @@ def _model(recipe: Recipe, lines: list[str]) -> str:
 
 
 def _detector(measured: Measured, recipe: Recipe) -> dict[str, Any]:
+    test = _tested(measured)
     number = len(measured.found.classes)
     masks = recipe.head == 'mask_rcnn'
     kind = 'instance' if masks else 'detection'
@@ -190,10 +194,10 @@ val_dataloader = dict(
 )
 test_dataloader = dict(
     num_workers=1,
-    dataset=dict(ann_file=annotations + '/TEST.json', pipeline=test_pipeline, **common),
+    dataset=dict(ann_file=annotations + '/{test}.json', pipeline=test_pipeline, **common),
 )
 val_evaluator = dict(ann_file=annotations + '/val.json')
-test_evaluator = dict(ann_file=annotations + '/TEST.json')
+test_evaluator = dict(ann_file=annotations + '/{test}.json')
 del common
 
 {_model(recipe, lines)}
@@ -206,6 +210,7 @@ def _workers(recipe: Recipe) -> int:
 
 
 def _segmentor(measured: Measured, recipe: Recipe) -> dict[str, Any]:
+    test = _tested(measured)
     found = measured.found
     number, scheme = len(found.classes), found.scheme
     ignore = scheme.ignore_index if scheme.linked else 255
@@ -276,7 +281,7 @@ val_dataloader = dict(
     dataset=dict(ann_file=annotations + '/val.txt', pipeline=test_pipeline, **common)
 )
 test_dataloader = dict(
-    dataset=dict(ann_file=annotations + '/TEST.txt', pipeline=test_pipeline, **common)
+    dataset=dict(ann_file=annotations + '/{test}.txt', pipeline=test_pipeline, **common)
 )
 val_evaluator = dict(ignore_index=ignore_index)
 test_evaluator = val_evaluator
@@ -296,6 +301,7 @@ def _explained(found: Found) -> str:
 
 
 def _classifier(measured: Measured, recipe: Recipe) -> dict[str, Any]:
+    test = _tested(measured)
     number = len(measured.found.classes)
     bases = [
         'mmatm::_base_/models/classifier_atmnet.py',
@@ -344,7 +350,7 @@ val_dataloader = dict(
     dataset=dict(ann_file=annotations + '/val.txt', pipeline=test_pipeline, **common)
 )
 test_dataloader = dict(
-    dataset=dict(ann_file=annotations + '/TEST.txt', pipeline=test_pipeline, **common)
+    dataset=dict(ann_file=annotations + '/{test}.txt', pipeline=test_pipeline, **common)
 )
 del common
 

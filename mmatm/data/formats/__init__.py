@@ -45,6 +45,8 @@ def read_dataset(data: Path, name: str | None = None, options: Options | None = 
     tree = Tree(data)
     if not tree.images:
         raise DataError(f'{data} holds no images')
+    if options.labels:
+        name = name or 'labels'
     if name is None:
         found = [
             key for key, module in FORMATS.items() if key != 'folders' and module.matches(tree)

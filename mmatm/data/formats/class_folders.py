@@ -40,10 +40,10 @@ def read(tree: Tree, options: Options) -> Found:
     splits: dict[str, list[Sample]] = {}
     for path in tqdm(tree.images, desc='images', disable=None):
         parts = tree.parts(path)
-        split = str(split_of(parts[0], whole=True)) if has_splits else 'all'
         if len(parts) <= has_splits:
             problems.append(Problem('broken', f'{path} is in no folder of a class'))
             continue
+        split = str(split_of(parts[0], whole=True)) if has_splits else 'all'
         name = parts[1 if has_splits else 0]
         if name not in classes:
             continue

@@ -38,7 +38,7 @@ def find_table(tree: Tree) -> Path | None:
             continue
         if rows[0].color:  # other lines may be something else than classes
             _check_unique(path, rows)
-        elif len({row.name for row in rows}) < len(rows):
+        elif _repeated(rows):
             continue
         if not any('/' in row.name for row in rows):
             found.append((path, rows))
@@ -59,8 +59,8 @@ def read_table(path: Path) -> list[Row]:
     # are skipped.
 
     Raises:
-        DataError: a line is none of these, a class or a color is there twice, or the file cannot be
-            read.
+        DataError: a line is none of these, a class, color or label is there twice, or the file
+            cannot be read.
     """
     rows = _rows(path)
     _check_unique(path, rows)
@@ -78,6 +78,9 @@ def _rows(path: Path) -> list[Row]:
         if not any(field.isdigit() for field in fields) and len(fields) > 1:
             lines = lines[1:]
     rows = [_row(line) for line in lines]
+    for line, row in zip(lines, rows, strict=True):
+        if max(row.color or (row.label or 0,)) > 255:
+            raise DataError(f'{path}: 255 is the most in {line!r}')
     kinds = {(row.color is None, row.label is None) for row in rows}
     if not rows or len(kinds) > 1 or len(rows) > 256:
         raise DataError(f'{path} is not a table of classes: a name per line, with color or label')
@@ -85,13 +88,21 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _check_unique(path: Path, rows: list[Row]) -> None:
+    if repeated := _repeated(rows):
+        raise DataError(f'{path} has the {repeated} times')
+
+
+def _repeated(rows: list[Row]) -> str:
+    """What is there more than once, and how often; empty if nothing is."""
     for what, values in (
         ('class', [row.name for row in rows]),
         ('color', [row.color for row in rows if row.color]),
+        ('label', [row.label for row in rows if row.label not in (None, 255)]),  # 255 is ignored
     ):
         value, number = Counter(values).most_common(1)[0] if values else ('', 1)
         if number > 1:
-            raise DataError(f'{path} has the {what} {value!r} {number} times')
+            return f'{what} {value!r} {number}'
+    return ''
 
 
 def _row(line: str) -> Row:
@@ -110,6 +121,4 @@ def _row(line: str) -> Row:
 
 def _color(numbers: tuple[str, ...]) -> Color:
     red, green, blue = map(int, numbers)
-    if max(red, green, blue) > 255:
-        raise DataError(f'{red} {green} {blue} is not a color')
     return red, green, blue

@@ -101,7 +101,6 @@ def _is_its_box(annotation: dict) -> bool:
 
 
 def _classes(contents: dict[str, dict], options: Options) -> tuple[list[str], list]:
-    names = {c['id']: c['name'] for d in contents.values() for c in d['categories']}
     listed = [list(map(_named, content['categories'])) for content in contents.values()]
     for split, categories in zip(contents, listed, strict=True):
         if sorted(categories) != sorted(listed[0]):
@@ -109,16 +108,16 @@ def _classes(contents: dict[str, dict], options: Options) -> tuple[list[str], li
                 f'the annotation files of {next(iter(contents))} and {split} have different '
                 f'categories: {listed[0]} and {categories}'
             )
-    counts = Counter(
-        names.get(a.get('category_id')) for d in contents.values() for a in d['annotations']
-    )
     if options.classes:
-        if unknown := [name for name in options.classes if name not in names.values()]:
-            raise DataError(f'--classes {unknown[0]}: the categories are {sorted(names.values())}')
+        if unknown := [name for name in options.classes if name not in listed[0]]:
+            raise DataError(f'--classes {unknown[0]}: the categories are {sorted(listed[0])}')
         return list(options.classes), []
-    used = [names[key] for key in sorted(names, key=str) if counts[names[key]]]
-    order = [c for c in map(_named, next(iter(contents.values()))['categories']) if c in used]
-    empty = [name for name in dict.fromkeys(names.values()) if name not in used]
+    used = set()
+    for content in contents.values():  # which may number the categories differently
+        names = {category['id']: category['name'] for category in content['categories']}
+        used |= {names.get(annotation.get('category_id')) for annotation in content['annotations']}
+    order = [name for name in listed[0] if name in used]
+    empty = [name for name in dict.fromkeys(listed[0]) if name not in used]
     if twice := [name for name, number in Counter(order).items() if number > 1]:
         raise DataError(f'two categories have the name {twice[0]!r}')
     if not order:
@@ -161,9 +160,11 @@ def _samples(
         inside = [
             min(box[i] + box[i + 2], s) - max(box[i], 0) for i, s in ((0, width), (1, height))
         ]
-        if min(*inside, *box[2:]) < 1 or annotation['area'] <= 0:  # noted already
-            continue
         segmentation = annotation['segmentation'] if masks else None
+        if isinstance(segmentation, list):  # pycocotools fails where mmdet leaves polygons out
+            segmentation = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+        if min(*inside, *box[2:]) < 1 or annotation['area'] <= 0 or segmentation == []:
+            continue  # noted already
         crowd = bool(annotation.get('iscrowd'))
         thing = Object(names.index(name), tuple(box), segmentation, annotation['area'], crowd)
         sample.objects.append(thing)

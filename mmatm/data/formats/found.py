@@ -11,11 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..images import check_file
 from ..problems import DataError, Problem
 
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # from Pillow
 IMAGES = frozenset(['.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'])
 TASKS = ('detection', 'instance', 'segmentation', 'classification')
 
@@ -176,7 +177,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise
     except FileNotFoundError:
         raise DataError(f'{path} is missing') from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise DataError(f'{path} is not an image that can be read ({error})') from None
     return array.shape[1], array.shape[0]
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..images import check_file
 from ..problems import DataError, Problem
 from .class_table import Color, Row, find_table, read_table
-from .found import Found, Options, Sample, Tree, assign_splits, by_folder, image_size
+from .found import UNREADABLE, Found, Options, Sample, Tree, assign_splits, by_folder, image_size
 
 NAME = 'label maps'
 VOID = 255
@@ -81,9 +81,6 @@ def read(tree: Tree, options: Options) -> Found:
         classes, scheme, palette, choices = _by_color(rows, where, values, samples, problems)
     else:
         classes, scheme, palette, choices = _by_label(rows, where, values, options, problems)
-        if not all(map(_is_plain, values)):
-            scheme = Scheme(scheme.table)
-            choices.append(('label maps', 'are converted to 8 bits per pixel'))
     for sample, path in samples:
         for value, number in values[path].items():
             label = scheme.colors.get(value) if is_color else int(scheme.table[value[0]])  # type: ignore
@@ -116,10 +113,12 @@ def _pairs(tree: Tree, chosen: Path | None) -> dict[Path, Path | None]:
         tail = match[0] if (match := _TAIL.search(path.stem)) else ''
         groups[path.parent, path.suffix.lower() in ('.jpg', '.jpeg'), tail].append(path)
     maps = _map_groups(tree, groups, chosen)
+    rest = [group for group in groups if group not in maps]
+    if chosen is not None:  # other label maps are no images
+        rest = [group for group in rest if group[1] or not _are_flat(groups[group])] or rest
     others: dict[Path, list[Path]] = defaultdict(list)
-    for group, paths in groups.items():
-        if group not in maps:
-            others[group[0]] += paths
+    for group in rest:
+        others[group[0]] += groups[group]
     for shorten in (False, True):
         images = {folder: _keys(paths, '', shorten) for folder, paths in others.items()}
         partner: dict[Path, list[tuple[Group, Keyed]]] = defaultdict(list)
@@ -203,7 +202,7 @@ def _are_flat(paths: Sequence[Path]) -> bool:
         try:
             with Image.open(path) as image:
                 array = np.asarray(image)
-        except (OSError, ValueError, SyntaxError):
+        except UNREADABLE:
             continue
         if array.ndim < 2 or array.shape[1] < 2:
             continue
@@ -226,7 +225,7 @@ def decode(path: Path) -> np.ndarray:
             array = np.asarray(image)
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise DataError(f'{path} is not an image that can be read ({error})') from None
     if array.dtype == bool:
         return array.astype(np.uint8)
@@ -377,12 +376,13 @@ def _by_label(
                 f'labels {_spans(sorted(names))} and {_spans(sorted(void))} is ignored'
             )
             problems.append(Problem('broken', what))
-    scheme = _scheme(table, labels, len(classes))
+    plain = all(map(_is_plain, values))
+    scheme = _scheme(table, labels, len(classes)) if plain else Scheme(table)
     palette = _palette(rows, names)
     if scheme.reduce_zero_label:
         choices.append(('reduce_zero_label', 'the classes have the labels from 1 on'))
     elif not scheme.linked:
-        choices.append(('label maps', 'are converted, so that the classes have 0 and up'))
+        choices.append(('label maps', 'are converted to 8 bits, and the classes have 0 and up'))
     return classes, scheme, palette, choices
 
 

@@ -55,7 +55,9 @@ def read(tree: Tree, options: Options, file: Path | None = None) -> Found:
     """Read all labels of a folder, or of the YAML ``file``; see :class:`.Found`."""
     problems: list[Problem] = []
     settings_file = file or _settings_file(tree)
-    settings = (_load(settings_file) if settings_file else None) or {}
+    settings = _load(settings_file) if settings_file else {}
+    if settings is None:
+        raise DataError(f'{settings_file} is not YAML with settings by name')
     if not tree.images and settings_file:  # the file is elsewhere
         tree = Tree(settings_file.parent / str(settings.get('path') or ''))
     ids = _names(tree, settings_file, settings, options)
@@ -106,17 +108,17 @@ def _names(tree: Tree, file: Path | None, settings: dict, options: Options) -> d
     """Names of the classes by number."""
     if 'names' in settings:
         names, where = settings['names'], file
-        entries = names.items() if isinstance(names, dict) else enumerate(names or [])
+        names = dict(enumerate(names)) if isinstance(names, list) else names
         try:
-            found = {int(key): str(value) for key, value in entries}
-        except (TypeError, ValueError):
+            found = {int(key): str(value) for key, value in names.items()}
+        except (AttributeError, TypeError, ValueError):
             raise DataError(f'{file}: names must be a list, or numbers and names') from None
         number = settings.get('nc', len(found))
         if number != len(found):
             raise DataError(f'{file}: nc is {number}, but there are {len(found)} names')
     elif path := _names_file(tree):
         where = path
-        found = dict(enumerate(line for _, line in enumerated(path.read_text().splitlines())))
+        found = dict(enumerate(line for _, line in enumerated(_lines(path))))
     else:
         found, where = dict(enumerate(options.classes or [])), None
     if not found:

@@ -841,6 +841,25 @@ RECIPES = {
 }
 
 
+@pytest.mark.parametrize('fitting', [2, 0])
+def test_batch_that_does_not_fit_into_a_gpu(fitting, data, make, rejected, monkeypatch):
+    def try_config(file, device):
+        if Config.fromfile(file).train_dataloader.batch_size > fitting:
+            raise torch.cuda.OutOfMemoryError
+        return 1.0, 1.0
+
+    own_data.voc(data, number=10)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(trial, 'try_config', try_config)
+    if not fitting:
+        assert 'smaller --arch' in rejected('--device', 'cuda', tried=True)
+        return
+    cfg, said = make('--device', 'cuda', tried=True)
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 2
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-4 / 2, rel=0.05)
+    assert said.count('images per step') == 1
+
+
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 @pytest.mark.parametrize('head', RECIPES)
 def test_every_recipe_builds(head, device, data, make):
@@ -890,3 +909,11 @@ def test_weights_of_another_model(data, rejected, tmp_path):
     weights = tmp_path / 'weights.pth'
     torch.save({'model': published_state_dict('xt', head=True)}, weights)
     assert str(weights) in rejected('--pretrained', weights, '--arch', 't', tried=True)
+
+
+def test_loss_that_is_not_finite_stops_the_trial(data, rejected, tmp_path):
+    own_data.segnet(data, [0, 1, 255])
+    weights = tmp_path / 'weights.pth'
+    broken = {name: torch.full_like(v, 1e38) for name, v in published_state_dict('xt').items()}
+    torch.save({'model': broken}, weights)
+    assert 'in step 1 of a trial, ' in rejected('--pretrained', weights, tried=True)

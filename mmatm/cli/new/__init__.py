@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...checkpoints import CheckpointError
@@ -231,41 +231,51 @@ def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list
     folder = _data_out(args).absolute()
     root = image_root(measured.splits)
     name = args.data.resolve().name
-
-    def text(annotations: Path, seconds: tuple[float, float] | None) -> str:
-        schedule = choose_schedule(measured, recipe, seconds, args.minutes)
-        choices[-1:] = [('schedule', schedule.why)]
-        return config_text(measured, recipe, schedule, root, annotations, name)
-
-    choices = [*measured.found.choices, *recipe.choices, ('schedule', '')]
     folder.parent.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    seconds = None
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as temporary:
         built = Path(temporary, 'data')
         write_dataset(measured.found, measured.splits, built)
-        seconds = None
+
+        def trial(recipe: Recipe) -> str:
+            schedule = choose_schedule(measured, recipe, None, args.minutes)
+            return config_text(measured, recipe, schedule, root, built, name)
+
         if not args.no_try:
-            seconds = _try(Path(temporary, 'trial.py'), text(built, None), recipe)
-        content = text(folder, seconds)
+            recipe, seconds = _try(Path(temporary, 'trial.py'), trial, recipe)
+        schedule = choose_schedule(measured, recipe, seconds, args.minutes)
+        content = config_text(measured, recipe, schedule, root, folder, name)
         put_in_place(built, folder)
     write_atomically(args.out, content.encode())
-    return choices
+    return [*measured.found.choices, *recipe.choices, ('schedule', schedule.why)]
 
 
-def _try(file: Path, content: str, recipe: Recipe) -> tuple[float, float] | None:
-    """Train a few steps with a config; the seconds per image of training and of prediction."""
+def _try(
+    file: Path, text: Callable[[Recipe], str], recipe: Recipe
+) -> tuple[Recipe, tuple[float, float] | None]:
+    """Train a few steps with the config of a recipe.
+
+    Returns:
+        the recipe, with fewer images per step if those of ``recipe`` do not fit into a GPU; and the
+        seconds per image of training and of prediction.
+    """
     import torch
 
     from .trial import try_config
 
     if recipe.device == 'cuda' and not torch.cuda.is_available():
         print('There is no GPU here, so the config was not tried.', file=sys.stderr)
-        return None
-    file.write_text(content)
-    try:
-        return try_config(file, recipe.device)
-    except CheckpointError as error:
-        sys.exit(f'--pretrained {recipe.pretrained}: {error}')
+        return recipe, None
+    while True:
+        file.write_text(text(recipe))
+        try:
+            return recipe, try_config(file, recipe.device)
+        except CheckpointError as error:
+            sys.exit(f'--pretrained {recipe.pretrained}: {error}')
+        except torch.cuda.OutOfMemoryError:
+            recipe = recipe.with_half_the_batch()
+        torch.cuda.empty_cache()
 
 
 __all__ = ['main']

@@ -1,10 +1,11 @@
 """Choosing a model, its input size, anchors and schedule from the measurements of a data set."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ...checkpoints.weights import AUTO, find
+from ...data.problems import DataError
 from .measuring import Measured
 
 # Heads per task; the first is the default, on a GPU the last.
@@ -65,6 +66,25 @@ class Recipe:
     def seconds_per_image(self) -> float:
         """A guess, for a config that is not tried."""
         return _SECONDS_PER_PIXEL * self.scale[0] * self.scale[1]
+
+    def with_half_the_batch(self) -> 'Recipe':
+        """The recipe for a GPU with less memory.
+
+        Raises:
+            DataError: a step has one image already.
+        """
+        width, height = self.scale
+        if self.batch == 1:
+            raise DataError(
+                f'not even one image of {width} x {height} fits into the memory of the GPU: choose '
+                'a smaller --arch, or --device cpu'
+            )
+        batch = self.batch // 2
+        why = f'{batch} images per step, since {self.batch} do not fit into the memory of the GPU'
+        choices = [choice for choice in self.choices if choice[0] != 'batch']
+        # As usual for Adam, the learning rate follows the square root.
+        lr = float(f'{self.lr * (batch / self.batch) ** 0.5:.2g}')
+        return replace(self, batch=batch, lr=lr, choices=[*choices, ('batch', why)])
 
 
 def choose_recipe(

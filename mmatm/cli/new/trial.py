@@ -15,7 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from ...data import check_samples
+from ...data import DataError, check_samples
 from ..arguments import read_config
 
 
@@ -31,9 +31,9 @@ def try_config(file: Path, device: str, steps: int = 8) -> tuple[float, float]:
         seconds per image of training and of prediction.
 
     Raises:
-        DataError: an image or its annotations cannot be used.
+        DataError: an image or its annotations cannot be used, or a loss is not finite.
         CheckpointError: the pretrained weights do not fit.
-        RuntimeError: a loss is not finite.
+        torch.cuda.OutOfMemoryError: a step takes more memory than the GPU has.
     """
     # mmengine logs every tensor that it initializes, and pycocotools prints.
     logging.disable(logging.INFO)
@@ -55,12 +55,13 @@ def _try(file: Path, device: str, steps: int) -> tuple[float, float]:
     cfg.optim_wrapper.optimizer.lr *= 0.01  # where the warm-up starts
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     times = []
-    for _ in range(steps):
+    for step in range(steps):
         start = time.perf_counter()
         batch = next(batches['train'])
         losses = model.train_step(batch, wrapper)
-        if not all(torch.isfinite(torch.as_tensor(value)).all() for value in losses.values()):
-            raise RuntimeError(f'a loss is not finite: {losses}')
+        for name, value in losses.items():
+            if not torch.isfinite(torch.as_tensor(value)).all():
+                raise DataError(f'in step {step + 1} of a trial, {name} is {value}')
         times.append((time.perf_counter() - start) / len(batch['inputs']))
     model.eval()
     with torch.no_grad():

@@ -37,6 +37,8 @@ def read_dataset(data: Path, name: str | None = None, options: Options | None = 
         module = {'.json': coco, '.yaml': yolo, '.yml': yolo}.get(data.suffix.lower())
         if module is None:
             raise DataError(f'{data} must be a folder, a .json file of COCO or a .yaml of YOLO')
+        if name and FORMATS[name] is not module:
+            raise DataError(f'--format {name} needs a folder, not {data}')
         root = data.parent
         # Images are often beside the folder of the annotations.
         if not Tree(root).images or root.name.lower() == 'annotations':

@@ -59,21 +59,30 @@ def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
         at the size of the image, two-stage detectors with the proposals of random weights, and
         deformable attention without its sampling.
     """
-    model = _build(cfg)
-    # Two-stage detectors select proposals by value, and deformable attention reads the sizes of its
-    # maps from tensors. For most other models shapes are enough.
+    # For most models shapes are enough.
+    try:
+        model = _build(cfg, 'meta')
+        if not _reads_values(model):
+            return _complexity(model, height, width)
+    except (NotImplementedError, RuntimeError):
+        pass
+    return _complexity(_build(cfg, 'cpu'), height, width)
+
+
+def _reads_values(model: Any) -> bool:
+    """Whether a model reads numbers from tensors, without an error where there are none.
+
+    Two-stage detectors select proposals by value, and deformable attention reads the sizes of its
+    maps.
+    """
     names = {type(module).__name__ for module in model.modules()}
-    if not (hasattr(model, 'roi_head') or 'MultiScaleDeformableAttention' in names):
-        try:
-            return _complexity(model.to('meta'), height, width)
-        except (NotImplementedError, RuntimeError):
-            model = _build(cfg)
-    return _complexity(model, height, width)
+    return hasattr(model, 'roi_head') or 'MultiScaleDeformableAttention' in names
 
 
-def _build(cfg: Config) -> Any:
+def _build(cfg: Config, device: str) -> Any:
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
+    with scope, torch.device(device):
         model = MODELS.build(copy.deepcopy(cfg.model)).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.MultiheadAttention):

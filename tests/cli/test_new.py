@@ -831,6 +831,43 @@ def test_with_and_without_a_gpu(data, make, tmp_path, monkeypatch, capsys):
     assert 's per image, a guess' in make('--device', 'cuda', '--minutes', 30, tried=True)[1]
 
 
+def test_run_goes_on_until_a_tool_fails(data, rejected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_data.voc(data)
+    calls, failing = [], 'export'
+
+    def run_tool(command, *arguments):
+        calls.append((command, *map(str, arguments)))
+        if command == 'train':
+            own_data.write(Path('work_dirs/mine/last_checkpoint'), 'work_dirs/mine/epoch_3.pth')
+            own_data.write(Path('work_dirs/mine/epoch_3.pth'), '')
+        return 7 * (command == failing)
+
+    def finish():
+        flags = ['--no-try', '--device', 'cpu', '--force', '--run']
+        with pytest.raises(SystemExit) as stopped:
+            new.main([str(data), '--out', str(tmp_path / 'out' / 'mine.py'), *flags])
+        return stopped.value.code
+
+    monkeypatch.setattr(arguments, 'run_tool', run_tool)
+    monkeypatch.setattr(new, 'find_spec', lambda name: True)
+    assert finish() == 7
+    assert calls == [
+        ('train', f'{tmp_path}/out/mine.py'),
+        ('report', 'work_dirs/mine'),
+        ('export', f'{tmp_path}/out/mine.py', 'work_dirs/mine/epoch_3.pth',
+         '--out', 'work_dirs/mine/mine.onnx'),
+    ]  # fmt: skip
+    assert 'work_dirs/mine of another training exists' in finish()
+    shutil.rmtree('work_dirs')
+    monkeypatch.setattr(new, 'find_spec', lambda name: None)
+    assert finish() == 0
+    shutil.rmtree('work_dirs')
+    failing = 'train'
+    assert finish() == 7
+    assert [call[0] for call in calls[3:]] == ['train', 'report', 'train']
+
+
 RECIPES = {
     'retinanet': own_data.voc,
     'faster_rcnn': own_data.voc,

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ...checkpoints import CheckpointError
@@ -55,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(measured.tables())
     print()
     print(*(_line(what, why) for what, why in choices), sep='\n')
-    print(f'\nWrote {args.out} and {_data_out(args)}. Go on with\n\n  mmatm train {args.out}')
+    print(f'\nWrote {args.out} and {_data_out(args)}.')
+    if args.run:
+        sys.exit(_run(args.out, _work_dir(args)))
+    print(f'Go on with\n\n  mmatm train {args.out}')
 
 
 def _line(what: str, why: str) -> str:
@@ -112,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         '--no-try', action='store_true', help='do not train a few steps to check and time them'
+    )
+    parser.add_argument(
+        '--run',
+        action='store_true',
+        help='then train, write a report, and export to ONNX, into work_dirs and the name of OUT',
     )
     return parser
 
@@ -176,6 +185,10 @@ def _data_out(args: argparse.Namespace) -> Path:
     return args.data_out or args.out.with_name(f'{args.out.stem}_data')
 
 
+def _work_dir(args: argparse.Namespace) -> Path:
+    return Path('work_dirs', args.out.stem)  # the default of mmatm train
+
+
 def _check_targets(args: argparse.Namespace) -> None:
     """Reject what must not be written, before anything is read."""
     if not args.data.exists():
@@ -194,6 +207,10 @@ def _check_targets(args: argparse.Namespace) -> None:
         raise DataError(f'{path} holds what mmatm new did not write; choose another')
     for path in (args.out, folder):
         check_writable(path.parent)
+    if args.run and _work_dir(args).exists():
+        raise DataError(
+            f'{_work_dir(args)} of another training exists; choose another name by --out'
+        )
 
 
 def _report(found: Found) -> None:
@@ -276,6 +293,20 @@ def _try(
         except torch.cuda.OutOfMemoryError:
             recipe = recipe.with_half_the_batch()
         torch.cuda.empty_cache()
+
+
+def _run(config: Path, work_dir: Path) -> int:
+    """Train, write a report and export; return the first status that is not 0."""
+    from ...report.work_dir import find_checkpoint
+    from ..arguments import run_tool
+
+    if status := run_tool('train', config) or run_tool('report', work_dir):
+        return status
+    if any(find_spec(name) is None for name in ('onnx', 'onnxruntime')):
+        print("No ONNX file was written: that needs pip install 'mmatm[export]'")
+        return 0
+    file = work_dir / f'{config.stem}.onnx'
+    return run_tool('export', config, find_checkpoint(work_dir), '--out', file)
 
 
 __all__ = ['main']

@@ -26,7 +26,7 @@ from mmengine.fileio import load
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmatm.cli.arguments import add_config_options, read_config
+from mmatm.cli.arguments import add_config_options, read_config, require
 from mmatm.cli.figures import save_figure
 from mmatm.cli.numbers import at_least, fraction
 
@@ -66,19 +66,26 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = read_config(args.config, args.cfg_options)
-    if (cfg.default_scope == 'mmdet') != Path(args.predictions).is_file():
-        what = '.pkl file' if cfg.default_scope == 'mmdet' else 'folder'
+    scope = cfg.get('default_scope')
+    if scope not in ('mmdet', 'mmseg'):
+        sys.exit(f'config {args.config} must be that of a detector or a segmentor')
+    require(cfg, 'test_dataloader')
+    what, exists = ('.pkl file', Path.is_file) if scope == 'mmdet' else ('folder', Path.is_dir)
+    if not exists(Path(args.predictions)):
         sys.exit(f'{args.predictions} must be the {what} that "mmatm test --out" wrote')
-    init_default_scope(cfg.default_scope)
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    if cfg.default_scope == 'mmdet':
-        total, read = detections(dataset, args.predictions, args.score_thr)
-    else:
-        total, read = segmentations(dataset, args.predictions)
-    count = args.rows * args.columns
-    if total < count:
-        sys.exit(f'{args.predictions} holds {total} images, fewer than {count}')
-    tiles = [read(i) for i in np.linspace(0, total - 1, count).round().astype(int)]
+    init_default_scope(scope)
+    try:
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        if scope == 'mmdet':
+            total, read = detections(dataset, args.predictions, args.score_thr)
+        else:
+            total, read = segmentations(dataset, args.predictions)
+        count = args.rows * args.columns
+        if total < count:
+            sys.exit(f'{args.predictions} holds {total} images, fewer than {count}')
+        tiles = [read(i) for i in np.linspace(0, total - 1, count).round().astype(int)]
+    except FileNotFoundError as error:
+        sys.exit(f'{error.filename} does not exist')
     sheet = draw_sheet(tiles, dataset.metainfo, args.columns, args.height)
     save_figure(sheet, args.out)
     print(f'{", ".join(tiles[0])}, from left to right: {Path(args.out).resolve()}')
@@ -86,17 +93,21 @@ def main() -> None:
 
 def detections(dataset: Any, file: str, score_thr: float) -> tuple[int, Callable[[int], Tile]]:
     """Number of images in a file of predictions, and a function that reads one."""
-    predictions = load(file)
     infos = map(dataset.get_data_info, range(len(dataset)))
     truths = {info['img_id']: info['instances'] for info in infos}
+    try:
+        predictions = load(file, 'pkl')
+        images = [(p['img_path'], p['pred_instances'], truths[p['img_id']]) for p in predictions]
+    except Exception:  # unpickling raises many types
+        sys.exit(f'{file} does not hold what "mmatm test --out" wrote for this test set')
 
     def read(index: int) -> Tile:
-        image = mmcv.imread(predictions[index]['img_path'], channel_order='rgb')
+        path, found, truth = images[index]
+        image = mmcv.imread(path, channel_order='rgb')
         truth = [
             Item(t['bbox_label'], decode(t.get('mask'), *image.shape[:2]), np.array(t['bbox']))
-            for t in truths[predictions[index]['img_id']]
+            for t in truth
         ]
-        found = predictions[index]['pred_instances']
         masks = found.get('masks') or [None] * len(found['labels'])
         rows = zip(found['labels'], masks, found['bboxes'], found['scores'], strict=True)
         found = [
@@ -107,7 +118,7 @@ def detections(dataset: Any, file: str, score_thr: float) -> tuple[int, Callable
         title = f'prediction (score ≥ {score_thr:g})'
         return {'ground truth': (image, truth), title: (image, found)}
 
-    return len(predictions), read
+    return len(images), read
 
 
 def decode(mask: Any, height: int, width: int) -> np.ndarray | None:

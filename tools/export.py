@@ -107,8 +107,8 @@ def check(args: argparse.Namespace) -> None:
         sys.exit(f'the folder of --out does not exist: {folder}')
     if args.out.is_dir() or not os.access(folder, os.W_OK):
         sys.exit(f'--out cannot be written: {args.out}')
-    if args.out.exists() and not args.force:
-        sys.exit(f'{args.out} exists: pass --force to overwrite it')
+    if (found := parts(args.out)) and not args.force:
+        sys.exit(f'{found[0]} exists: pass --force to overwrite it')
     check_checkpoint(args.checkpoint)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+Image.MAX_IMAGE_PIXELS = None  # photographs may be larger than Pillow expects
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -79,7 +80,7 @@ class Model:
         pixels = np.asarray(prepared).transpose(2, 0, 1)[None]  # [1, 3, H, W], 0 to 255
         if 'float' in self.inputs['image']:
             pixels = pixels.astype(np.float32)
-        values = dict(image=pixels, size=np.array([image.height, image.width]))
+        values = dict(image=pixels, size=np.array([image.height, image.width], np.int64))
         found = self.session.run(None, {name: values[name] for name in self.inputs})
         return dict(zip(self.outputs, found, strict=True))
 
@@ -209,6 +210,8 @@ def main() -> None:
         if (other := by_name.setdefault(file.stem, file)) != file:
             sys.exit(f'{other} and {file} have one name, so one result would replace the other')
     targets = [args.out_dir / f'{f.stem}{suffix}' for f in files for suffix in ('.png', '.json')]
+    if inputs := {file.resolve() for file in files} & {target.resolve() for target in targets}:
+        sys.exit(f'{min(inputs)} would be overwritten: choose another --out-dir')
     if not args.force and (found := next(filter(Path.exists, targets), None)):
         sys.exit(f'{found} exists: choose another --out-dir, or pass --force to overwrite')
     try:
@@ -226,13 +229,12 @@ def main() -> None:
         try:
             image = read(file)
             drawn, result = draw(model, image, model(image), args.score_thr)
-        except (OSError, ValueError) as error:
+            drawn.save(args.out_dir / f'{file.stem}.png')
+            text = json.dumps(dict(image=str(file), **result))
+            (args.out_dir / f'{file.stem}.json').write_text(text)
+        except Exception as error:  # decoders and onnxruntime raise many types
             print(f'{file} is skipped: {error}', file=sys.stderr)
             skipped += 1
-            continue
-        drawn.save(args.out_dir / f'{file.stem}.png')
-        text = json.dumps(dict(image=str(file), **result))
-        (args.out_dir / f'{file.stem}.json').write_text(text)
     print(f'{len(files) - skipped} images: {args.out_dir.resolve()}')
     sys.exit(1 if skipped else 0)
 

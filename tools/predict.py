@@ -86,8 +86,8 @@ def predict(args: argparse.Namespace) -> list[str]:
             raise FileNotFoundError(f'{file} does not exist{order}')
     check_folder(args.out_dir, args.force)
     source = Path(args.input).resolve()
-    if source in [(args.out_dir / name).resolve() for name in FOLDERS]:
-        raise ValueError(f'{args.input} holds results, which would be overwritten')
+    if {source, source.parent} & {(args.out_dir / name).resolve() for name in FOLDERS}:
+        raise ValueError(f'{args.input} is or holds results, which would be overwritten')
     if args.device is not None:
         check_device(args.device)
     cfg = read_config(args.config, args.cfg_options)

@@ -26,6 +26,7 @@ def read_coco(file: Path, lvis: bool = False) -> dict:
     """
     try:
         content = json.loads(file.read_bytes())
+        content.setdefault('annotations', [])  # COCO's own files of test images have none
         for image in content['images']:
             _ = hash(image['id']), image['height'], image['width']
             if lvis:

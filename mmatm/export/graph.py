@@ -2,7 +2,6 @@
 
 import io
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -11,6 +10,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from ..models.trunk import MIN_SIZE
@@ -116,24 +116,26 @@ def check_standard(proto: onnx.ModelProto) -> None:
 
 def write(proto: onnx.ModelProto, path: Path, external_data: bool = False) -> None:
     """Write a model, and its weights beside it where asked for."""
+    file = path.with_name(f'{path.name}.data')
+    weights = bytearray()
+    for tensor in proto.graph.initializer if external_data else ():
+        if len(tensor.raw_data) >= 1024:
+            set_external_data(tensor, file.name, len(weights), len(tensor.raw_data))
+            weights += tensor.raw_data
+            tensor.ClearField('raw_data')
+    if external_data:
+        write_atomically(file, bytes(weights))
+    write_atomically(path, proto.SerializeToString())
     if not external_data:
-        write_atomically(path, proto.SerializeToString())
-        return
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        name = f'{path.name}.data'
-        onnx.save_model(
-            proto, Path(folder, path.name), save_as_external_data=True, location=name,
-            size_threshold=1024,
-        )  # fmt: skip
-        Path(folder, name).replace(path.with_name(name))
-        Path(folder, path.name).replace(path)
+        file.unlink(missing_ok=True)  # of the file that was replaced
 
 
 def describe(cfg: Any, model: Deployed, classes: list[str], palette: Any = None) -> dict[str, str]:
     """The metadata: texts, most of them JSON.
 
     Raises:
-        ExportError: the test pipeline prepares images in a way that tools/onnx_demo.py cannot.
+        ExportError: there is no test pipeline, or it prepares images in a way that
+            tools/onnx_demo.py cannot.
     """
     values: dict[str, Any] = dict(
         classes=classes, preparation=preparation(cfg), min_size=MIN_SIZE, palette=palette
@@ -152,9 +154,11 @@ def describe(cfg: Any, model: Deployed, classes: list[str], palette: Any = None)
 
 def preparation(cfg: Any) -> list[dict[str, Any]]:
     """The test pipeline between loading and packing, as ``dict(type=..., ...)``."""
-    dataset = cfg.test_dataloader.dataset
+    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    if not dataset.get('pipeline'):
+        raise ExportError('the config has no test_dataloader.dataset.pipeline')
     known = {
         'Resize': ('scale', 'keep_ratio', 'interpolation', 'backend'),
         'ResizeEdge': ('scale', 'edge', 'interpolation', 'backend'),
@@ -165,6 +169,7 @@ def preparation(cfg: Any) -> list[dict[str, Any]]:
         kind, options = transform['type'], {k: v for k, v in transform.items() if k != 'type'}
         if not isinstance(kind, str):
             kind = kind.__name__
+        kind = kind.split('.')[-1]  # of mmdet.Resize
         if kind.startswith(_LOADING):
             continue
         if kind not in known or set(options) - set(known[kind]):

@@ -30,7 +30,7 @@ def class_names(cfg: Any, model: Deployed, meta: dict) -> dict[str, Any]:
         ExportError: they are unknown, or not as many as the model has.
     """
     classes, palette = known_classes(cfg, meta)
-    count = _count(model.model)
+    count = count_classes(model.model)
     if len(classes) != count:
         raise ExportError(
             f'the model has {count} classes, but {len(classes)} names are known: set '
@@ -59,10 +59,11 @@ def known_classes(cfg: Any, meta: dict) -> tuple[list[str], list | None]:
     return classes, palette
 
 
-def _count(model: Any) -> int:
-    for owner in ('head', 'decode_head', 'bbox_head'):
-        if hasattr(model, owner):
-            return int(getattr(model, owner).num_classes)
-    heads: Any = model.roi_head.bbox_head
-    last: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
-    return int(last.num_classes)
+def count_classes(model: Any) -> int | None:
+    """How many classes the head of a model tells apart, None if it does not say."""
+    if hasattr(model, 'panoptic_fusion_head'):  # other heads know a part of the classes
+        return None
+    owner = getattr(model, 'roi_head', model)
+    names = 'head', 'decode_head', 'bbox_head'
+    head: Any = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'num_classes', None)

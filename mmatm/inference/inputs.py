@@ -1,10 +1,12 @@
 """Images from files, folders, URLs, videos and arrays, read one at a time."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -55,11 +57,12 @@ class Images:
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a folder holds no image and no video, or (while iterating) an array is no image.
+        TypeError: an input is none of these.
     """
 
     def __init__(self, inputs: Any, load: Callable[[str], np.ndarray], recursive: bool = False):
         self.load, self.recursive = load, recursive
-        if isinstance(inputs, (str, Path, np.ndarray)):
+        if isinstance(inputs, (str, np.ndarray)) or not isinstance(inputs, Iterable):
             inputs = [inputs]
         self.items: Iterable = inputs
         self.total: int | None = None
@@ -84,6 +87,9 @@ class Images:
         """Names and paths, URLs or arrays."""
         if isinstance(item, np.ndarray):
             return [('', item)]
+        if not isinstance(item, (str, os.PathLike)):
+            kind = type(item).__name__
+            raise TypeError(f'an input must be a path, URL or array, but is of type {kind}')
         if urlparse(str(item)).scheme == 'file':
             item = url2pathname(urlparse(str(item)).path)
         elif '://' in str(item):
@@ -116,8 +122,10 @@ class Images:
             try:
                 with urlopen(address, timeout=_TIMEOUT) as answer:
                     shutil.copyfileobj(answer, file)
+                    if missing := getattr(answer, 'length', 0):
+                        raise OSError(f'the last {missing} bytes are missing')
                 file.flush()
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 yield Image(name, None, f'{address} cannot be downloaded: {error}')
                 return
             for image in self._read(name, file.name):

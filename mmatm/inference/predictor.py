@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -14,8 +15,9 @@ from mmengine.runner import autocast
 from mmengine.structures import PixelData
 
 from ..checkpoints.loading import load_whole_model, reading_safely
+from ..export.setup import count_classes
 from ..packaged import find_config
-from ..utils.messages import log
+from ..utils.messages import log, shorten
 from .inputs import Image, Images
 from .prediction import Prediction, decode
 from .tiles import grid, merge_logits, merge_objects
@@ -41,7 +43,8 @@ class Predictor:
     Raises:
         FileNotFoundError: the config or the checkpoint does not exist.
         CheckpointError: the checkpoint cannot be read safely, or lacks parameters of the model.
-        ValueError: the config is not one of mmdet, mmseg or mmpretrain, or has no test pipeline.
+        ValueError: the config is not one of mmdet, mmseg or mmpretrain, has no test pipeline, or
+            does not name the classes of the model.
 
     Example:
         >>> predictor = mmatm.Predictor('mask_rcnn_atmnet_t', 'detector.pth')  # doctest: +SKIP
@@ -68,7 +71,7 @@ class Predictor:
         init_default_scope(scope)
         dataset = DATASETS.build({**settings, 'pipeline': [], 'lazy_init': True})
         self.metainfo: dict[str, Any] = dict(dataset.metainfo)
-        self.classes = tuple(self.metainfo['classes'])
+        self.classes = tuple(self.metainfo.get('classes') or ())
         self.first_label = int(bool(getattr(dataset, 'reduce_zero_label', False)))
         self.batch_size: int = config.test_dataloader.get('batch_size', 1)
         self.fp16 = bool((config.get('test_cfg') or {}).get('fp16'))
@@ -79,6 +82,18 @@ class Predictor:
             self.inferencer = _inferencer(scope, config, checkpoint, device)
         self.model = self.inferencer.model
         load_whole_model(self.model, checkpoint)
+        count = count_classes(self.model)
+        if not self.classes or count not in (None, len(self.classes)):
+            raise ValueError(
+                f'the model has {count} classes, but the config names {len(self.classes)}: set '
+                'test_dataloader.dataset.metainfo.classes'
+            )
+        if scope == 'mmseg' and count == 1:
+            raise ValueError(
+                'the only class of a segmentor needs another for all other pixels: set '
+                'num_classes=2 and out_channels=1 of the decode head, and two names in '
+                'test_dataloader.dataset.metainfo.classes'
+            )
         names = ('classes', 'palette') if scope == 'mmseg' else self.metainfo
         self.model.dataset_meta = {name: self.metainfo.get(name) for name in names}
         if scope == 'mmdet':
@@ -150,7 +165,13 @@ class Predictor:
         readable = self._readable(images)
         while batch := list(islice(readable, size)):
             whole = [i for i in batch if tile is None or max(i.pixels.shape[:2]) <= tile]
-            samples = self._forward([image.pixels for image in whole]) if whole else []
+            try:
+                samples = self._forward([image.pixels for image in whole]) if whole else []
+            except cv2.error as error:
+                names = shorten(image.name for image in whole)
+                raise ValueError(
+                    f'an image cannot be resized, perhaps as it is too thin ({error.err}): {names}'
+                ) from None
             found = dict(zip(map(id, whole), map(self._compact, samples), strict=True))
             del samples
             for image in batch:
@@ -178,15 +199,21 @@ class Predictor:
             return self.inferencer.forward(batch[1] if self.task == 'detection' else batch)
 
     def _compact(self, sample: Any) -> Any:
-        """Move a data sample to the CPU, encode its masks, and drop logits."""
+        """Move a data sample to the CPU in float32, encode its masks, and drop logits."""
         if 'seg_logits' in sample:
             del sample.seg_logits
         sample = sample.detach().cpu()
-        masks = sample.pred_instances.get('masks') if 'pred_instances' in sample else None
-        if masks is not None:
-            from mmdet.structures.mask import encode_mask_results
+        if self.task == 'segmentation':
+            sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()  # float of one logit
+        elif self.task == 'classification':
+            sample.set_pred_score(sample.pred_score.float())
+        else:
+            found = sample.pred_instances
+            found.bboxes, found.scores = found.bboxes.float(), found.scores.float()
+            if 'masks' in found:
+                from mmdet.structures.mask import encode_mask_results
 
-            sample.pred_instances.masks = encode_mask_results(masks.numpy())
+                found.masks = encode_mask_results(found.masks.numpy())
         return sample
 
     def _tiled(self, pixels: np.ndarray, size: int, tile: int, overlap: float) -> Any:
@@ -240,6 +267,9 @@ class Predictor:
                     part.masks = masks
                 shown = sample.new(metainfo=sample.metainfo)
                 shown.pred_instances = part
+                panoptic = shown.get('pred_panoptic_seg')
+                if panoptic is not None and (panoptic.sem_seg == len(self.classes)).all():
+                    del shown.pred_panoptic_seg  # mmdet cannot draw one without segments
                 (image,) = self.inferencer.visualize(
                     [image], [shown], return_vis=True, pred_score_thr=score_thr
                 )
@@ -247,6 +277,8 @@ class Predictor:
 
     def _draw_labels(self, image: np.ndarray, sample: Any) -> np.ndarray:
         """Draw a label map with mmseg's visualizer, whose font has no letters beyond ASCII."""
+        if image.shape[:2] == (1, 1):  # mmseg takes a mask of one pixel for an index
+            return image
         plain = all(name.isascii() for name in self.classes)
         (drawn,) = self.inferencer.visualize([image], [sample], return_vis=True, with_labels=plain)
         if plain:

@@ -65,12 +65,16 @@ def merge_objects(
         parts.append(found)
     merged = InstanceData.cat(parts)
     if len(merged):
-        _, kept = batched_nms(merged.bboxes, merged.scores, merged.labels, dict(nms))
+        best, kept = batched_nms(merged.bboxes, merged.scores, merged.labels, dict(nms))
         merged = merged[kept]
-        covered = bbox_overlaps(merged.bboxes, merged.bboxes, mode='iof')
-        rival = (merged.tile[:, None] != merged.tile) & (merged.labels[:, None] == merged.labels)
-        whole = ~merged.cut | (_area(merged.bboxes) > _area(merged.bboxes)[:, None])
-        merged = merged[~(merged.cut & ((covered > 0.7) & rival & whole).any(1))]
+        merged.scores = best[:, 4]  # soft NMS lowers them
+        cut = merged[merged.cut]  # fewer than all: pairs of these may not fit into memory
+        covered = bbox_overlaps(cut.bboxes, merged.bboxes, mode='iof')
+        rival = (cut.tile[:, None] != merged.tile) & (cut.labels[:, None] == merged.labels)
+        whole = ~merged.cut | (_area(merged.bboxes) > _area(cut.bboxes)[:, None])
+        dropped = merged.cut.clone()
+        dropped[merged.cut] = ((covered > 0.7) & rival & whole).any(1)
+        merged = merged[~dropped]
     if 'masks' in merged:
         merged.masks = [
             _move(mask, places[index], shape)
@@ -78,9 +82,7 @@ def merge_objects(
         ]
     for name in ('cut', 'tile'):
         merged.pop(name)
-    whole_sample = samples[0].new(metainfo=dict(ori_shape=(height, width)))
-    whole_sample.pred_instances = merged
-    return whole_sample
+    return type(samples[0])(metainfo=dict(ori_shape=(height, width)), pred_instances=merged)
 
 
 def _area(boxes: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 import cv2
-import mmcv
 import numpy as np
 
 from ..data import read_coco
@@ -154,6 +153,8 @@ class Writer:
             code = cv2.VideoWriter.fourcc(*'mp4v')
             size = drawn.shape[1], drawn.shape[0]
             self._video = name, cv2.VideoWriter(str(file), code, prediction.fps, size)
+            if not self._video[1].isOpened():
+                raise _too_large(drawn, file, f' and {prediction.fps:g} frames per second')
         self._video[1].write(drawn)
 
     def _close_video(self) -> None:
@@ -242,5 +243,12 @@ def check_folder(folder: Path, force: bool) -> None:
 
 
 def _imwrite(pixels: np.ndarray, file: Path) -> None:
-    if not mmcv.imwrite(pixels, str(file)):
-        raise OSError(f'{file} cannot be written')
+    done, content = cv2.imencode(file.suffix, pixels)
+    if not done:
+        raise _too_large(pixels, file)
+    file.write_bytes(content.tobytes())
+
+
+def _too_large(pixels: np.ndarray, file: Path, more: str = '') -> OSError:
+    size = f'{pixels.shape[1]}x{pixels.shape[0]} pixels'
+    return OSError(f'{file} cannot be written, of {size}{more}; --no-vis draws nothing')

@@ -1,6 +1,7 @@
 """Files of whole models find in onnxruntime what mm's own prediction finds in torch."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmatm  # noqa: F401  registers ATMNet
 from mmatm.export import ExportError
-from mmatm.export.graph import describe, export_onnx, preparation
+from mmatm.export.graph import describe, export_onnx, preparation, write
 from mmatm.export.graph import test_size as size_of
 from mmatm.export.models import deployed
+from mmatm.export.plain import plain_layers
 from mmatm.export.setup import build, class_names
 from mmatm.export.verify import (
     Session,
@@ -29,6 +31,7 @@ from mmatm.export.verify import (
     predict,
     with_threshold,
 )  # fmt: skip
+from mmatm.export.verify import test_step as step_of
 from mmatm.packaged import find_config
 from reference import published_state_dict
 
@@ -41,6 +44,7 @@ NAMES = {
     'faster': 'mmdet',  # the same without masks
     'cascade_mask_rcnn_atmnet_xt_ms_3x': 'mmdet',
 }
+SOFTMAX = dict(_delete_=True, type='CrossEntropyLoss')
 SIZES = ((96, 64), (61, 83), (33, 130))  # the trace has another
 
 
@@ -51,9 +55,13 @@ def config(name):
     if name == 'faster':
         cfg.model.type = 'FasterRCNN'
         cfg.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
+    if name.startswith('retinanet'):
+        cfg.model.bbox_head.bbox_coder.clip_border = False
     if name.startswith('cascade'):
         for head in cfg.model.roi_head.bbox_head:
             head.update(num_classes=4, fc_out_channels=64)
+        cfg.model.roi_head.bbox_head[0].reg_class_agnostic = False
+        cfg.model.roi_head.mask_head.class_agnostic = True
         cfg.model.roi_head.mask_head.update(num_classes=4, num_convs=1)
         cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=50)
         cfg.model.test_cfg.rcnn.max_per_img = 20
@@ -144,15 +152,50 @@ def test_nothing_found(name, exported):
     }
 
 
-def test_other_opset_float_input_and_external_data(exported, tmp_path):
+def test_other_opset_float_input_and_external_data(exported, tmp_path, monkeypatch):
     cfg, model, path = exported('fpn_atmnet_xt_demo')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.onnx.data').write_text('older weights')
     other = export(cfg, model, tmp_path / 'a.onnx', opset=20, float_input=True, external_data=True)
     assert sorted(f.name for f in tmp_path.iterdir()) == ['a.onnx', 'a.onnx.data']
     assert other.stat().st_size < path.stat().st_size / 4
+    assert len({file.stat().st_mode for file in (path, *tmp_path.iterdir())}) == 1
     session, image = Session(other), noise(50, 70, seed=1)
     assert session.inputs['image'] == 'tensor(float)'
     values = differences(session(image, (50, 70)), predict(model, image, (50, 70)))
     assert not exceeded(model, values)
+    write(onnx.load(other), other)
+    assert [f.name for f in tmp_path.iterdir()] == ['a.onnx']
+    with pytest.raises(ValueError, match='has no score_threshold'):
+        with_threshold(other, 0.5)
+
+
+@pytest.mark.parametrize('name', ['atmnet_xt_demo', 'mask_rcnn_atmnet_xt_demo'])
+def test_evaluates_in_place_of_the_model(name, exported):
+    _, model, path = exported(name)
+    image, size = noise(50, 70, seed=1), (60, 90)
+    expected = predict(model, image, size)
+    module, kind = f'{NAMES[name]}.structures', ['DataSample', 'DetDataSample']['mask' in name]
+    sample = getattr(import_module(module), kind)(metainfo=dict(ori_shape=size))
+    step_of(Session(path), model)(dict(inputs=[image[0].flip(0)], data_samples=[sample]))
+    if model.kind == 'classifier':
+        torch.testing.assert_close(sample.pred_score, expected['scores'][0], rtol=0, atol=1e-4)
+        assert sample.pred_label == expected['scores'].argmax()
+    else:
+        found = sample.pred_instances
+        torch.testing.assert_close(found.scores, expected['scores'], rtol=0, atol=1e-3)
+        assert (found.masks != expected['masks']).float().mean() < 1e-2
+
+
+def test_layers_of_other_settings():
+    x = torch.rand(1, 2, 5, 7)
+    pool = torch.nn.AdaptiveAvgPool2d((None, 3))
+    expected = pool(x)
+    with plain_layers(pool, 64, 64):
+        torch.testing.assert_close(pool(x), expected)
+    resize = pytest.importorskip('mmseg.models.utils').Upsample(scale_factor=1.5)
+    with plain_layers(resize, 64, 64), pytest.raises(ExportError, match='resized by whole factors'):
+        resize(x)
 
 
 def test_differences_are_noticed():
@@ -167,6 +210,10 @@ def test_differences_are_noticed():
     )
     fewer = {name: value[:1] for name, value in found.items()}
     assert differences(found, fewer)['scores'] == float('inf')
+    none = {name: value[:0] for name, value in found.items()}
+    assert max(differences(none, none).values()) == 0
+    labels = dict(labels=torch.zeros(1, 4, 4))
+    assert differences(labels, dict(labels=torch.zeros(1, 4, 5)))['labels'] == float('inf')
     nan = {**found, 'scores': torch.tensor([0.9, float('nan')])}
     model = type('Model', (), dict(kind='detector'))
     assert exceeded(model, differences(found, nan))
@@ -179,6 +226,10 @@ def test_published_classifier(tmp_path):
     model, meta = build(cfg, str(tmp_path / 'published.pth'))
     assert size_of(preparation(cfg)) == (224, 224)
     assert len(class_names(cfg, deployed(model), meta)['classes']) == 1000
+    dataset = dict(cfg.test_dataloader.dataset, metainfo=dict(classes=('a', 'b')))
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=dataset)
+    with pytest.raises(ExportError, match='1000 classes, but 2 names'):
+        class_names(cfg, deployed(model), meta)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +237,11 @@ def test_published_classifier(tmp_path):
     [
         ('fpn_atmnet_xt_demo', dict(test_cfg=dict(mode='slide', stride=9)), 'whole images'),
         ('fpn_atmnet_xt_demo', dict(decode_head=dict(type='FCNHead')), 'FCNHead is not exported'),
+        ('fpn_atmnet_xt_demo', dict(decode_head=dict(num_classes=1)), 'two or more classes'),
+        ('faster', {'rpn_head.bbox_coder.add_ctr_clamp': True}, 'boxes of DeltaXYWHBBoxCoder'),
+        ('retinanet_atmnet_xt_demo', {'bbox_head.loss_cls': SOFTMAX}, 'has softmax'),
+        ('faster', {'roi_head.bbox_roi_extractor.type': 'GenericRoIExtractor'}, 'GenericRoI'),
+        ('mask_rcnn_atmnet_xt_demo', {'roi_head.mask_head.type': 'CoarseMaskHead'}, 'CoarseMask'),
         ('retinanet_atmnet_xt_demo', dict(type='FCOS'), 'FCOS is not exported'),
         (
             'retinanet_atmnet_xt_demo',
@@ -201,8 +257,8 @@ def test_published_classifier(tmp_path):
 )
 def test_what_is_not_supported_is_refused(name, change, message):
     cfg = config(name)
-    cfg.merge_from_dict(dict(model=change))
-    if 'decode_head' in change:
+    cfg.merge_from_dict({f'model.{key}': value for key, value in change.items()})
+    if message.startswith('FCNHead'):
         cfg.model.decode_head.pop('feature_strides')
         cfg.model.decode_head.update(in_channels=64, in_index=0)
     if change.get('type') == 'FCOS':
@@ -235,6 +291,18 @@ def test_a_pipeline_that_the_demo_cannot_follow_is_refused():
     cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='RandomFlip', prob=1.0))
     with pytest.raises(ExportError, match='RandomFlip'):
         preparation(cfg)
+    cfg.test_dataloader = None
+    with pytest.raises(ExportError, match=r'no test_dataloader.dataset.pipeline'):
+        preparation(cfg)
+
+
+def test_types_in_a_pipeline_may_be_classes_or_have_a_scope():
+    from mmcv.transforms import CenterCrop
+
+    pipeline = [dict(type='mmseg.LoadImageFromFile'), dict(type=CenterCrop, crop_size=9)]
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    assert preparation(cfg) == [dict(type='CenterCrop', crop_size=9)]
+    assert size_of(preparation(cfg)) == (9, 9)
 
 
 def test_an_opset_too_old_is_refused(exported, tmp_path):

@@ -61,7 +61,12 @@ def test_a_segmentor_from_config_to_drawing(demo_data, segmentor_file, tmp_path)
     results[0].write_text('mine')
     assert '--force' in run(*demo, code=1).splitlines()[-1]
     assert results[0].read_text() == 'mine'
-    run(*demo, '--force', code=1)
+    blocked = results[1].with_suffix('.png')
+    blocked.unlink()
+    blocked.mkdir()
+    printed = run(*demo, '--force', code=1)
+    assert f"Is a directory: '{blocked}'" in printed
+    assert 'Traceback' not in printed
     assert json.loads(results[0].read_text())['shares'] == shares
 
 
@@ -111,12 +116,24 @@ def test_checkpoints_that_cannot_be_used(segmentor_file, tmp_path):
                   'model.type=EncoderDecode', code=1)  # fmt: skip
     assert 'type EncoderDecode,' in printed.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+    (tmp_path / 'a.onnx.data').touch()
+    printed = run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, *out, code=1)
+    assert printed.strip() == f'{tmp_path}/a.onnx.data exists: pass --force to overwrite it'
 
 
 def test_a_checkpoint_is_no_exported_model(demo_data, segmentor_file):
     images = demo_data / 'ade20k' / 'images' / 'validation'
     printed = run('tools/onnx_demo.py', segmentor_file, images, code=1)
     assert f'{segmentor_file} must be an .onnx file of tools/export.py' in printed.splitlines()[-1]
+
+
+def test_images_are_not_replaced_by_results(segmentor_file, tmp_path):
+    Image.new('RGB', (64, 64)).save(tmp_path / 'image.png')
+    before = (tmp_path / 'image.png').read_bytes()
+    printed = run('tools/onnx_demo.py', segmentor_file, tmp_path, '--out-dir', tmp_path, '--force',
+                  code=1)  # fmt: skip
+    assert f'{tmp_path}/image.png would be overwritten' in printed.splitlines()[-1]
+    assert (tmp_path / 'image.png').read_bytes() == before
 
 
 def test_results_of_one_name_would_replace_each_other(demo_data, segmentor_file, tmp_path):

@@ -2,9 +2,11 @@
 
 import functools
 import http.server
+import json
 import threading
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,21 +14,26 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
 from PIL import Image
 
 import mmatm
 from commands import DETECTOR, ROOT, SEGMENTOR
 from mmatm.checkpoints import CheckpointError
+from mmatm.inference import Writer
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
+METAINFO = 'test_dataloader.dataset.metainfo'
+ONE = dict(classes=['a'], palette=[[9] * 3])
 CLASSIFIER = 'configs/classification/atmnet_xt_demo.py'
 
 
-def checkpoint(config, folder):
+def checkpoint(config, folder, **changes):
     """A file of random weights, and the config that it fits."""
     cfg = Config.fromfile(ROOT / config)
     init_default_scope(cfg.default_scope)
+    cfg.merge_from_dict(changes)
     if cfg.default_scope == 'mmdet':
         cfg.model.test_cfg.rcnn.score_thr = 0.0
     torch.manual_seed(0)
@@ -60,6 +67,39 @@ def test_arrays_of_a_detector(detect, image):
     assert found.arrays['masks'].shape == (count, 48, 64)
     assert found.draw(score_thr=0.0).shape == image.shape
     np.testing.assert_array_equal(found.draw(score_thr=1.0), image)
+    found.sample.pred_panoptic_seg = PixelData(sem_seg=torch.full((1, 48, 64), 4))  # no segment
+    assert found.draw(score_thr=0.0).shape == image.shape
+    found.sample.pred_instances = found.sample.pred_instances[:0]
+    assert found.arrays['masks'].shape == (0, 48, 64)
+
+
+def test_arrays_are_float32_in_mixed_precision(detect, image, monkeypatch):
+    monkeypatch.setattr(detect, 'fp16', True)
+    (found,) = detect(image)
+    assert found.arrays['boxes'].dtype == found.arrays['scores'].dtype == np.float32
+    assert found.draw(score_thr=0.0).shape == image.shape
+
+
+def test_images_of_one_row(detect, segment):
+    pixels = np.zeros((1, 500, 3), np.uint8)
+    assert segment(pixels[:, :1])[0].draw().shape == (1, 1, 3)
+    assert segment(pixels)[0].draw().shape == pixels.shape
+    with pytest.raises(ValueError, match=r'cannot be resized.*: 000000'):
+        detect(pixels)
+
+
+def test_a_segmentor_of_one_logit(image, tmp_path):
+    change = {'model.decode_head.num_classes': 2, 'model.decode_head.out_channels': 1}
+    cfg, file = checkpoint(SEGMENTOR, tmp_path, **change)
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('no', 'jä'), palette=[[0] * 3, [9] * 3])
+    predict = mmatm.Predictor(cfg, file, 'cpu')
+    for tile in (None, 32):
+        (found,) = predict(image, tile=tile)
+        assert found.arrays['label_map'].dtype == np.int64
+    with Writer(tmp_path / 'out', predict) as writer:
+        writer.write(found)
+    shares = json.loads((tmp_path / 'out' / 'predictions.json').read_text())[0]['shares']
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_nothing_is_held_while_streaming(segment):
@@ -123,6 +163,11 @@ def server(tmp_path):
         def log_message(self, *_):
             pass
 
+        def send_header(self, keyword, value):
+            if 'short' in self.path and keyword == 'Content-Length':
+                value = int(value) + 9
+            super().send_header(keyword, value)
+
     handler = functools.partial(Quiet, directory=tmp_path)
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as http_server:
         threading.Thread(target=http_server.serve_forever, daemon=True).start()
@@ -140,6 +185,10 @@ def test_addresses(segment, image, server, tmp_path):
         np.testing.assert_array_equal(found.arrays['label_map'], expected.arrays['label_map'])
     assert segment([f'{server}/none.png', tmp_path / 'an image.png'])
     assert '404' in segment.skipped['none.png']
+    cv2.imwrite(str(tmp_path / 'short.png'), image)
+    assert not segment([f'{server}/short.png', f'{server}/an image.png'])
+    assert '9 bytes' in segment.skipped['short.png']
+    assert 'cannot be downloaded' in segment.skipped['an image.png']
 
 
 def test_folders(segment, image, tmp_path):
@@ -155,6 +204,23 @@ def test_folders(segment, image, tmp_path):
 def test_arrays_that_are_no_images(segment, array):
     with pytest.raises(ValueError, match=r'uint8 array .* but is'):
         segment(array)
+
+
+def test_inputs_that_do_not_exist_or_cannot_be_images(segment, tmp_path):
+    for wrong in (Image.new('RGB', (9, 9)), [torch.zeros(9, 9, 3)], None):
+        with pytest.raises(TypeError, match='must be a path, URL or array'):
+            segment(wrong)
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        segment([tmp_path / 'none.png'])
+    (tmp_path / 'film.mp4').write_bytes(b'no video')
+    assert not segment(tmp_path / 'film.mp4')
+    assert 'as a video' in segment.skipped['film.mp4']
+
+
+@pytest.mark.parametrize('wrong', [dict(batch_size=0), dict(tile=8), dict(overlap=1)])
+def test_arguments_that_are_not_allowed(segment, image, wrong):
+    with pytest.raises(ValueError, match=f'{next(iter(wrong))} must be'):
+        segment(image, **wrong)
 
 
 def test_a_tile_as_large_as_the_image_changes_nothing(detect, segment, image):
@@ -196,6 +262,7 @@ def test_classifier(image, tmp_path):
     predict = mmatm.Predictor(cfg, file, 'cpu')
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     (found,) = predict(tmp_path / 'a.png')
+    assert found.draw().shape == image.shape
     assert found.arrays['scores'].sum() == pytest.approx(1)
     assert len(found.classes) == len(found.arrays['scores']) == 4
 
@@ -212,12 +279,68 @@ def test_classifier(image, tmp_path):
     assert torch.equal(expected.pred_score, torch.from_numpy(found.arrays['scores']))
     with pytest.raises(ValueError, match='whole images'):
         predict(image, tile=64)
+    with Writer(tmp_path, predict) as writer:
+        writer.write(found)
+    (written,) = json.loads((tmp_path / 'predictions.json').read_text())
+    assert written['classes'][0] == found.classes[found.arrays['scores'].argmax()]
 
 
 def test_a_checkpoint_of_another_model(tmp_path):
     _, file = checkpoint(SEGMENTOR, tmp_path)
     with pytest.raises(CheckpointError, match='rpn_head'):
         mmatm.Predictor(ROOT / DETECTOR, file)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(default_scope='mmaction'), 'default_scope must be one of'),
+        (dict(test_dataloader=None), 'no test_dataloader.dataset.pipeline'),
+        ({'test_dataloader.dataset.pipeline': [dict(type='Resize')]}, 'no LoadImageFromFile'),
+        ({METAINFO: dict(_delete_=True)}, '5 classes, but .* names 0'),
+        ({METAINFO: ONE}, '5 classes, but .* names 1'),
+        ({'model.decode_head.num_classes': 1, METAINFO: ONE}, 'set num_classes=2 and'),
+    ],
+)
+def test_configs_that_are_refused(tmp_path, change, message):
+    model = {key: value for key, value in change.items() if key.startswith('model.')}
+    cfg, file = checkpoint(SEGMENTOR, tmp_path, **model)
+    cfg.merge_from_dict(change)
+    with pytest.raises(ValueError, match=message):
+        mmatm.Predictor(cfg, file, 'cpu')
+
+
+def test_equal_names_are_written_apart(segment, image, tmp_path):
+    (found,) = segment(image)
+    with Writer(tmp_path, segment, vis=False) as writer:
+        for name in ('a.jpg', 'a.png', 'a.png', 'a.png'):
+            writer.write(replace(found, name=name))
+    files = sorted(file.name for file in (tmp_path / 'labels').iterdir())
+    assert files == ['a.png', 'a.png.2.png', 'a.png.3.png', 'a.png.png']
+
+
+@pytest.mark.parametrize(
+    ('name', 'width', 'fps'), [('film/000000', 64, 1e6), ('film/000000', 9000, 5), ('a', 66000, 0)]
+)
+def test_what_no_codec_can_write(segment, tmp_path, monkeypatch, name, width, fps):
+    (found,) = segment(np.zeros((1, width, 3), np.uint8))
+    monkeypatch.setattr(type(found), 'draw', lambda self, _: self.image)
+    with Writer(tmp_path, segment) as writer, pytest.raises(OSError, match=f'of {width}x1 pixels'):
+        writer.write(replace(found, name=name, fps=fps))
+
+
+def test_annotations_that_do_not_fit(detect, image, tmp_path):
+    names = detect.classes
+    file = tmp_path / 'a.json'
+    for classes, message in ((names[1:], f"no category '{names[0]}'"), (names, 'no image 000000')):
+        categories = [dict(id=i, name=name) for i, name in enumerate(classes)]
+        file.write_text(json.dumps(dict(images=[], categories=categories)))
+        with (
+            pytest.raises(ValueError, match=message),
+            Writer(tmp_path, detect, annotations=file) as w,
+        ):
+            w.write(detect(image)[0])
+        assert list(tmp_path.iterdir()) == [file]
 
 
 def test_classes_come_from_the_config(detect, segment):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch.nn import functional
 
 pytest.importorskip('mmdet')
@@ -73,3 +73,14 @@ def test_objects_at_the_edges_of_tiles():
     ]
     empty = merge_objects([sample(), sample()], places, (100, 150), 100, nms)
     assert len(empty.pred_instances) == 0
+
+
+def test_soft_nms_lowers_the_scores_of_objects_in_two_tiles():
+    box = (60, 10, 90, 40)
+    samples = [sample((box, 0.9, 0)), sample(((15, 10, 40, 40), 0.8, 0))]
+    samples[0].pred_panoptic_seg = PixelData()  # of one tile
+    nms = dict(type='soft_nms', iou_threshold=0.5, min_score=0.01)
+    merged = merge_objects(samples, [(0, 0), (0, 50)], (100, 150), 100, nms)
+    assert merged.pred_instances.bboxes.tolist() == [list(box), [65, 10, 90, 40]]
+    assert merged.pred_instances.scores[1] < 0.2
+    assert 'pred_panoptic_seg' not in merged

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from pycocotools import mask as coco_mask
 
+from commands import DETECTOR, SEGMENTOR, run
+
 METAINFO = {
     'classes': ('background', 'circle', 'square', 'star'),
     'palette': [(60, 60, 60), (230, 60, 60), (70, 110, 240), (250, 200, 30)],
@@ -132,3 +134,21 @@ def test_ignored_pixels_of_a_label_map_are_left_out(tmp_path):
     assert list(tile) == ['image', 'ground truth', 'prediction']
     assert [[i.label for i in items] for _, items in tile.values()] == [[], [2], [1]]
     np.testing.assert_array_equal(tile['prediction'][1][0].mask, found == 2)
+
+
+@pytest.mark.parametrize(
+    ('config', 'name', 'said'),
+    [
+        ('atmnet_xt_demo', 'a.pkl', 'must be that of a detector or a segmentor'),
+        (SEGMENTOR, 'none', 'none must be the folder'),
+        (SEGMENTOR, '.', '.png does not exist'),
+        (DETECTOR, 'a.pkl', 'a.pkl does not hold what'),
+    ],
+)
+def test_predictions_that_cannot_be_read(config, name, said, options, seg_options, tmp_path):
+    (tmp_path / 'a.pkl').write_bytes(b'no pickle')
+    more = seg_options if config == SEGMENTOR else options
+    command = 'tools/contact_sheet.py', config, tmp_path / name, '--out', tmp_path / 'a.png'
+    printed = run(*command, '--rows', 1, *more, code=1)
+    assert said in printed.splitlines()[-1]
+    assert 'Traceback' not in printed

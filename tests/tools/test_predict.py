@@ -41,16 +41,18 @@ def test_boxes_and_masks_equal_those_of_test(detector, options, demo_data, tmp_p
     )  # fmt: skip
     out = tmp_path / 'out'
     annotations = demo_data / 'coco' / 'annotations' / 'instances_val2017.json'
+    known = json.loads(annotations.read_text())
+    listed = tmp_path / 'image_info.json'  # like that of COCO's test images
+    listed.write_text(json.dumps({key: known[key] for key in ('images', 'categories')}))
     run(
         'tools/predict.py', demo_data / 'coco' / 'val2017', DETECTOR, detector / 'epoch_1.pth',
-        '--annotations', annotations, '--out-dir', out, '--cfg-options', ANY_SCORE,
+        '--annotations', listed, '--out-dir', out, '--cfg-options', ANY_SCORE,
     )  # fmt: skip
     for kind in ('bbox', 'segm'):
         expected = json.loads((tmp_path / f'tested.{kind}.json').read_text())
         assert json.loads((out / f'predictions.{kind}.json').read_text()) == expected
         assert len(expected) > 4
         COCO(annotations).loadRes(str(out / f'predictions.{kind}.json'))
-    known = json.loads(annotations.read_text())
     written = json.loads((out / 'images.json').read_text())
     assert {i['id']: i['file_name'] for i in written['images']} == {
         i['id']: i['file_name'] for i in known['images']
@@ -112,6 +114,7 @@ def test_a_folder_with_everything(detector, images, tmp_path):
     [
         'input', 'config', 'checkpoint', 'empty', 'annotations', 'tile', 'device', 'head', 'type',
         'out', 'score', 'overlap', 'batch', 'order', 'broken', 'onnx',
+        'result',
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
@@ -138,6 +141,11 @@ def test_bad_input_is_one_sentence(wrong, detector, demo_data, tmp_path):
     elif wrong == 'broken':
         arguments['input'] = expected = str(tmp_path / 'broken.jpg')
         Path(expected).write_bytes(b'not an image')
+    elif wrong == 'result':
+        arguments['input'] = tmp_path / 'vis' / 'a.jpg'
+        arguments['input'].parent.mkdir()
+        arguments['input'].touch()
+        more, expected = ['--out-dir', tmp_path, '--force'], 'which would be overwritten'
     elif wrong == 'overlap':
         more, expected = ['--overlap', 0.5], '--overlap needs --tile'
     elif wrong == 'batch':

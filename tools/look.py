@@ -17,8 +17,10 @@ from typing import Any
 from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
+    check_device,
     explained_errors,
     read_config,
+    require,
 )
 from mmatm.cli.numbers import fraction
 
@@ -74,8 +76,7 @@ def main() -> None:
 
     try:
         if args.config is None:
-            content = json.loads(args.image.read_text())
-            write(args.out, render(content).encode())
+            write(args.out, render(read_data(args.image)).encode())
             return
         looks, title = capture(args)
         if args.out:
@@ -100,6 +101,8 @@ def check(args: argparse.Namespace) -> None:
             sys.exit(f'{path} is a folder' if path.is_dir() else f'{path} does not exist')
     if args.config is None and (args.image.suffix != '.json' or not args.out or args.figure):
         sys.exit('CONFIG is missing: only a .json file, written with --out, is shown without one')
+    if args.config is None and args.out.suffix.lower() != '.html':
+        sys.exit(f'the page of {args.image} must end in .html, but is {args.out}')
     for path, kinds in ((args.out, ('.html', '.json')), (args.figure, FIGURES)):
         if path is None:
             continue
@@ -114,10 +117,27 @@ def check(args: argparse.Namespace) -> None:
     for x, y in args.token or []:
         if not (0 <= x <= 1 and 0 <= y <= 1):
             sys.exit(f'--token must be two numbers from 0 to 1, but is {x:g} {y:g}')
+    if not args.limit > 0:
+        sys.exit(f'--limit must be above 0, but is {args.limit:g}')
+    try:
+        check_device(args.device)
+    except ValueError as error:
+        sys.exit(str(error))
     if args.cam and find_spec('pytorch_grad_cam') is None:
         sys.exit('--cam needs grad-cam, which is not installed: run "pip install \'mmatm[cam]\'"')
     if args.figure and find_spec('matplotlib') is None:
         sys.exit('--figure needs matplotlib, which is not installed: run "pip install matplotlib"')
+
+
+def read_data(file: Path) -> Any:
+    """What ``--out FILE.json`` wrote; exits with one sentence if that is not in the file."""
+    try:
+        content = json.loads(file.read_text())
+        if 'models' in content:
+            return content
+    except (ValueError, TypeError):
+        pass
+    sys.exit(f'{file} holds no data of a page, which --out FILE.json writes')
 
 
 def capture(args: argparse.Namespace) -> tuple[list[Any], str]:
@@ -155,7 +175,9 @@ def chosen_model(args: argparse.Namespace) -> tuple[Any, str]:
     name = args.config
     if timm.is_model(name) and name not in model_names() and not Path(name).is_file():
         return None, name
-    return read_config(name, args.cfg_options), Path(name).stem
+    cfg = read_config(name, args.cfg_options)
+    require(cfg, 'model', 'test_dataloader')
+    return cfg, Path(name).stem
 
 
 def write_page(args: argparse.Namespace, looks: list[Any], title: str) -> None:

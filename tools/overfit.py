@@ -7,7 +7,6 @@ evaluated on the same images. Prints a Markdown table. The status is 1 if a head
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmengine.config import Config
 
 from mmatm.cli.arguments import read_config, run_tool
 from mmatm.cli.numbers import at_least
+from mmatm.report.history import read_history
 
 BOXES = 'coco/bbox_mAP_50', 0.95
 MASKS = 'coco/segm_mAP_50', 0.90
@@ -80,11 +80,9 @@ def main() -> None:
 
 
 def best(work_dir: Path, metric: str) -> tuple[float | None, int | None]:
-    """The highest value of a metric in the newest log of ``work_dir``, and its step."""
-    log = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
-    found = [(entry[metric], entry['step']) for entry in entries if metric in entry]
-    return max(found, default=(None, None), key=lambda pair: pair[0])
+    """The highest value of a metric in the newest run of ``work_dir``, and its step."""
+    found = read_history(work_dir).metrics.get(metric, {})
+    return max(((value, step) for step, value in found.items()), default=(None, None))
 
 
 def settings(name: str, data: Path, steps: int | None = None) -> Config:

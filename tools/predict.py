@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from mmatm.checkpoints import CheckpointError
@@ -18,6 +17,7 @@ from mmatm.checkpoints.loading import EMA_PREFIX
 from mmatm.cli.arguments import (
     add_config_options,
     add_trust_flag,
+    check_device,
     explained_errors,
     read_config,
     require,
@@ -105,20 +105,6 @@ def predict(args: argparse.Namespace) -> list[str]:
             writer.write(prediction)
     print(f'{writer.count} images: {args.out_dir.resolve()}')
     return list(predictor.skipped.values())
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError if torch has no such device."""
-    try:
-        torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f'--device must be cpu, cuda, or cuda:N for one of several GPUs, but is {name}'
-        ) from None
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'--device {name} cannot be used: {str(error).splitlines()[0]}') from None
 
 
 if __name__ == '__main__':

@@ -9,16 +9,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmatm.checkpoints import CheckpointError
-from mmatm.checkpoints.loading import EMA_PREFIX
-from mmatm.cli.arguments import add_config_options, add_trust_flag, check_data, read_config
+from mmatm.cli.arguments import (
+    add_config_options,
+    add_trust_flag,
+    check_checkpoint,
+    check_data,
+    explained_errors,
+    read_config,
+)
 from mmatm.cli.numbers import at_least
-from mmatm.data import DataError
 from mmatm.report.history import read_history
 from mmatm.report.work_dir import ReportError, find_checkpoint, find_config
-from mmatm.utils.files import write_atomically
+from mmatm.utils.files import check_writable, write_atomically
 
 
+@explained_errors()
 def main() -> None:
     first, _, rest = (__doc__ or '').partition('\n')
     parser = argparse.ArgumentParser(description=first.split(': ')[0], epilog=rest)
@@ -46,17 +51,20 @@ def main() -> None:
     if out.exists() and not args.force:
         sys.exit(f'{out} exists; pass --force to replace it')
     try:
+        check_writable(out.parent)
+    except OSError as error:
+        sys.exit(str(error))
+    try:
         name, config = find_config(args.work_dir, read_history(args.work_dir).runs)
         checkpoint = args.checkpoint or str(find_checkpoint(args.work_dir))
-        if not Path(checkpoint.removeprefix(EMA_PREFIX)).is_file():
-            sys.exit(f'checkpoint {checkpoint} does not exist')
+        check_checkpoint(checkpoint)
         cfg = read_config(str(config), args.cfg_options)
         check_data(cfg, 'test_dataloader', classes=False)
 
         from mmatm.report.page import build_page  # imports torch and the mm packages
 
         page = build_page(cfg, args.work_dir, name, config, checkpoint, args.max_images)
-    except (ReportError, CheckpointError, DataError) as error:
+    except ReportError as error:
         sys.exit(str(error))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode())

@@ -21,7 +21,7 @@ from mmatm.cli.arguments import (
     make_runner,
 )
 from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
-from mmatm.data import metrics
+from mmatm.data import datasets, metrics
 from mmatm.utils.files import check_writable
 
 PICKLES = ('.pkl', '.pickle')
@@ -80,7 +80,7 @@ def main() -> None:
         sys.exit(str(error))
     check_data(cfg, 'test_dataloader', classes=False)
     check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False  # a resumed run's config would resume
     if args.show or args.show_dir:
         show(cfg, args)
     if args.tta:
@@ -90,7 +90,9 @@ def main() -> None:
         leave_process_group()
         return
     if args.out and scope == 'mmseg':
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        found = metrics(cfg, 'test_evaluator')
+        metric = next((m for m in found if m.type == 'IoUMetric'), found[0])
+        metric.update(output_dir=args.out, keep_results=True)
 
     runner = make_runner(cfg)
     dataset = runner.test_dataloader.dataset
@@ -115,7 +117,8 @@ def same_file(dataset: Any, option: str, suffix: str = '') -> str | None:
     """A sentence if mm writes the results of two images to the same file."""
     names: dict[str, str] = {}
     for index in range(len(dataset)):
-        image = dataset.get_data_info(index)['img_path']
+        if not (image := dataset.get_data_info(index).get('img_path')):
+            continue  # CIFAR has no files
         name = Path(image).stem + suffix if suffix else Path(image).name
         other = names.setdefault(name, image)
         if other != image:
@@ -128,7 +131,9 @@ def same_file(dataset: Any, option: str, suffix: str = '') -> str | None:
 
 def show(cfg: Config, args: Namespace) -> None:
     """Draw predictions in a window or to a folder."""
-    hook = cfg.default_hooks.visualization
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not hook:
+        sys.exit('--show and --show-dir need default_hooks.visualization, which the config lacks')
     hook.update(show=args.show, wait_time=args.wait_time, interval=1)
     if cfg.default_scope == 'mmpretrain':
         hook.update(enable=True, out_dir=args.show_dir)
@@ -148,18 +153,17 @@ def use_tta(cfg: Config) -> None:
     """
     if cfg.model.type == 'Mask2Former':
         sys.exit('--tta: mmdet merges boxes only, but Mask2Former predicts masks')
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    test_sets = list(datasets(cfg.test_dataloader.dataset))
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        *steps, pack = deepcopy(dataset.pipeline)
+        *steps, pack = deepcopy(test_sets[0].pipeline)
         last = [pack]
         if cfg.default_scope == 'mmdet':
             cfg.tta_model = dict(
                 type='DetTTAModel',
                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
             )
-            pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+            if 'meta_keys' in pack:
+                pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
         elif cfg.default_scope == 'mmpretrain':
             cfg.tta_model = dict(type='AverageClsScoreTTA')
             cfg.test_dataloader.collate_fn = dict(type='pseudo_collate')
@@ -176,8 +180,10 @@ def use_tta(cfg: Config) -> None:
         print('--tta: mmdet merges boxes only, so masks are neither predicted nor evaluated')
         roi_head.update(mask_head=None, mask_roi_extractor=None)
         for metric in metrics(cfg, 'test_evaluator'):
-            metric.update(metric='bbox')
-    dataset.pipeline = cfg.tta_pipeline
+            if 'segm' in metric.get('metric', ''):
+                metric.update(metric='bbox')
+    for dataset in test_sets:
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
     # EMAHook's copy of the wrapped model would not find its weights; state_dict holds them.
     hooks = cfg.get('custom_hooks') or []

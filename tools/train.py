@@ -56,10 +56,12 @@ def main() -> None:
     if args.amp:
         use_mixed_precision(cfg.optim_wrapper)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    started = Path(cfg.work_dir, 'last_checkpoint').is_file()
+    # A kill may come between the first checkpoint and the file that names it.
+    names = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
+    started = any(any(Path(cfg.work_dir).glob(name)) for name in names)
     if args.go_on and args.resume is None and started:
         args.resume = 'auto'
     if args.resume == 'auto' and not started:

@@ -52,9 +52,20 @@ _BUILDING = 'mmengine.registry.build_functions'
 _RUNNER = 'mmengine.runner.runner'  # builds data loaders
 _RUNNER_ARGUMENTS = tuple(inspect.signature(Runner).parameters)
 # Modules whose classes check what configs give them.
-_GIVEN_VALUES = ('torch.optim', 'torch.utils.data', 'mmdet.datasets.samplers')
-# Modules whose assertions are sentences about the user's data.
-_CHECKING = ('mmdet.engine.hooks.num_class_check_hook', 'mmpretrain.datasets.custom')
+_GIVEN_VALUES = (
+    'torch.optim',
+    'torch.utils.data',
+    'mmdet.datasets.samplers',
+    'mmdet.evaluation',
+    'mmpretrain.evaluation',
+    'mmseg.evaluation',
+)
+# Modules whose assertions are sentences about the user's data or settings.
+_CHECKING = (
+    'mmdet.engine.hooks.num_class_check_hook',
+    'mmengine.hooks.checkpoint_hook',
+    'mmpretrain.datasets.custom',
+)
 # What mmengine says of a type that is in no registry.
 _UNKNOWN_TYPE = re.compile(r"([^\s']+) is not in the (\S+)::(.+?) registry")
 # What Python says of an argument that a class does not take.
@@ -82,7 +93,10 @@ class _Options(DictAction):
         for value in values:
             if '=' not in value:
                 parser.error(f'{option} takes key=value, but one value is {value!r}')
-        super().__call__(parser, namespace, values, option)
+        try:
+            super().__call__(parser, namespace, values, option)
+        except AssertionError as error:  # of brackets
+            parser.error(f'{option}: {error}')
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +161,10 @@ def read_config(name: str, options: dict | None = None) -> Config:
             check_package(package, name)
     remove_scope(cfg._cfg_dict)
     _check_options(cfg, options or {})
-    cfg.merge_from_dict(options or {})
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError) as error:  # no item of a list, or settings in a plain value
+        sys.exit(f'--cfg-options: {error.args[0]}')
     install_reader()
     keep_freed_memory()
     return cfg
@@ -236,6 +253,8 @@ def load_config(args: argparse.Namespace, *settings: str) -> Config:
 
     Exits with one sentence if the config has no model or lacks one of ``settings``.
     """
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        sys.exit('--launcher pytorch needs torchrun, which "mmatm dist-train" and dist-test start')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
     require(cfg, 'model', *settings)
@@ -287,7 +306,22 @@ def check_checkpoint(name: str) -> None:
     """Exit with one sentence if a local checkpoint, or the file of ``ema:FILE``, is missing."""
     file = name.removeprefix(EMA_PREFIX)
     if '://' not in file and not Path(file).is_file():
-        sys.exit(f'checkpoint {file} does not exist')
+        what = 'is a folder' if Path(file).is_dir() else 'does not exist'
+        sys.exit(f'checkpoint {file} {what}')
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError if torch has no such device."""
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f'--device must be cpu, cuda, or cuda:N for one of several GPUs, but is {name}'
+        ) from None
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'--device {name} cannot be used: {str(error).splitlines()[0]}') from None
 
 
 def make_runner(cfg: Config) -> Runner:
@@ -316,21 +350,26 @@ def explained_errors() -> Iterator[None]:
         text = str(error).strip()
         last = text.splitlines()[-1].removeprefix(f'{DataError.__module__}.DataError: ')
         sys.exit(last if 'Traceback' in text else text)
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError) as error:
         frame, where = _frames(error)[-1]
+        function, text = frame.f_code.co_name, str(error.args[0] if error.args else '')
+        if unknown := _UNKNOWN_TYPE.search(text):
+            _exit_with_unknown_type(*unknown.groups())
         if where in _CHECKING:
-            sys.exit(str(error))
-        if frame.f_code.co_name == '__init__' and where.startswith(_GIVEN_VALUES):
+            sys.exit(text)
+        if function == '__init__' and where.startswith(_GIVEN_VALUES):
             name = type(frame.f_locals.get('self')).__name__
-            sys.exit(f'the config gives {name} a value it cannot take: {error}')
-        if where.startswith('torch.optim') and 'loaded state dict' in str(error):
-            sys.exit(f'the checkpoint to resume from does not fit the config: {error}')
+            sys.exit(f'the config gives {name} a value it cannot take: {text}')
+        if (function, where, type(error)) == ('__init__', _RUNNER, ValueError):
+            sys.exit(f'in the config, {text.partition(", but got")[0]}')
+        if (function, where, type(error)) == ('resume', _RUNNER, KeyError):
+            sys.exit(
+                f'the checkpoint to resume from lacks {text}, so it is not one of a training run: '
+                'to start from its weights, pass --cfg-options load_from=FILE'
+            )
+        if where.startswith('torch.optim') and 'loaded state dict' in text:
+            sys.exit(f'the checkpoint to resume from does not fit the config: {text}')
         raise
-    except KeyError as error:
-        if not (unknown := _UNKNOWN_TYPE.search(str(error))):
-            raise
-        name, scope, registry = unknown.groups()
-        _exit_with_unknown_type(name, scope, registry)
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))
         frames = _frames(error)
@@ -353,7 +392,7 @@ def check_schedule(cfg: Config) -> None:
     """Exit with one sentence if a length of the training is not positive."""
     for name in ('max_epochs', 'max_iters', 'val_interval'):
         value = cfg.train_cfg.get(name, 1)
-        if isinstance(value, int) and value < 1:
+        if isinstance(value, str) or (isinstance(value, int) and value < 1):
             sys.exit(f'train_cfg.{name} must be at least 1, but is {value}')
 
 

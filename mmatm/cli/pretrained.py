@@ -88,5 +88,5 @@ def warn_if_random(cfg: Config) -> None:
 def _arch(backbone: ConfigDict) -> str | None:
     """The size of an ATMNet; None for other backbones and sizes of one's own."""
     arch = backbone.get('arch', 't')
-    published = isinstance(arch, str) and backbone.get('type') in ('ATMNet', 'mmatm.ATMNet')
-    return arch if published else None
+    published = arch in [weights.arch for weights in PUBLISHED]
+    return arch if published and backbone.get('type') in ('ATMNet', 'mmatm.ATMNet') else None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..checkpoints.loading import EMA_PREFIX, load_whole_model
+from ..data import datasets
 from ..utils.files import write_atomically
 from .arguments import make_runner
 
@@ -87,7 +89,9 @@ def evaluate(cfg: Config, names: Sequence[str], severities: Sequence[int]) -> Re
             print(f'evaluating {name} at severity {severity}', flush=True)
             runner.test_loop.dataloader = runner.build_dataloader(_loader(cfg, name, severity))
             runner.set_randomness(seed)
-            done[str(severity)] = {key: float(value) for key, value in runner.test().items()}
+            # Some metrics of mmpretrain are no numbers.
+            numbers = {k: float(v) for k, v in runner.test().items() if isinstance(v, Real)}
+            done[str(severity)] = numbers
             if is_main_process():
                 content = dict(identity=identity, results=found)
                 write_atomically(file, json.dumps(content, indent=1).encode())
@@ -104,9 +108,9 @@ def table(results: Results) -> str:
     """Markdown tables, one per main metric, with the means that the benchmark reports.
 
     P is the value on clean images, mPC the mean over corruptions and severities, and rPC their
-    ratio.
+    ratio. A detector that finds nothing has no value from mmdet, which counts as 0.
     """
-    metrics = next(iter(next(iter(results.values())).values()))
+    metrics = {m: 0 for found in results.values() for values in found.values() for m in values}
     lines: list[str] = []
     for metric in [m for m in _MAIN if m in metrics] or list(metrics)[:1]:
         severities = list(next(iter(results.values())))[1:]
@@ -114,11 +118,11 @@ def table(results: Results) -> str:
         lines += ['|---' * (len(severities) + 2) + '|']
         means = []
         for name, by_severity in results.items():
-            values = [by_severity[s][metric] for s in severities]
+            values = [by_severity[s].get(metric, 0.0) for s in severities]
             means.append(fmean(values))
             cells = ' | '.join(f'{value:.3f}' for value in (*values, means[-1]))
             lines += [f'| {name} | {cells} |']
-        clean = next(iter(results.values()))['0'][metric]
+        clean = next(iter(results.values()))['0'].get(metric, 0.0)
         share = f'{100 * fmean(means) / clean:.1f} %' if clean else '-'
         lines += ['', f'{metric}: P {clean:.3f}, mPC {fmean(means):.3f}, rPC {share}', '']
     return '\n'.join(lines).rstrip()
@@ -127,24 +131,23 @@ def table(results: Results) -> str:
 def _loader(cfg: Config, name: str, severity: int) -> dict:
     """The test data, corrupted as soon as it is loaded."""
     loader = deepcopy(cfg.test_dataloader)
-    dataset = loader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if severity:
-        change = dict(type='Corrupt', corruption=name, severity=severity)
-        dataset.pipeline.insert(1, change)
+    change = dict(type='Corrupt', corruption=name, severity=severity)
+    for dataset in datasets(loader.dataset) if severity else ():
+        load, *others = dataset.pipeline
+        dataset.pipeline = [load, change, *others]
     return loader
 
 
 def _identity(cfg: Config) -> dict[str, str]:
     """What results depend on: the checkpoint, and the parts of the config that matter."""
-    checkpoint = cfg.load_from.removeprefix(EMA_PREFIX)
-    content = Path(checkpoint).read_bytes() if Path(checkpoint).is_file() else b''
+    name = cfg.load_from.removeprefix(EMA_PREFIX)
+    prefix = cfg.load_from.removesuffix(name)
+    if Path(name).is_file():  # which may be moved, or named from another folder
+        name = hashlib.sha256(Path(name).read_bytes()).hexdigest()
     parts = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
     settings = json.dumps(parts, sort_keys=True, default=str)
     return dict(
-        checkpoint=cfg.load_from,
-        checkpoint_sha256=hashlib.sha256(content).hexdigest(),
+        checkpoint=prefix + name,
         config_sha256=hashlib.sha256(settings.encode()).hexdigest(),
     )
 

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..checkpoints import CheckpointError, read_checkpoint
 from ..checkpoints.names import BACKBONE, is_atmnet, is_output_norm
+from ..checkpoints.reading import download, is_remote
 from ..checkpoints.weights import FOLDER, PAGE, PUBLISHED, find_file, folder, locate
 from ..models import ARCHS, Trunk
 from ..utils.messages import shorten
@@ -152,11 +152,12 @@ def _list() -> None:
 
 def _check(name: str) -> bool:
     """Print what a file holds; whether that is a whole ATMNet."""
-    path = Path(find_file(name))
+    file = find_file(name)
+    path = download(file) if is_remote(file) else file
     content = read_checkpoint(path)
-    with open(path, 'rb') as file:
+    with open(path, 'rb') as stream:
         digest = hashlib.sha256()
-        while block := file.read(1 << 20):
+        while block := stream.read(1 << 20):
             digest.update(block)
     print(f'{path}\n  SHA-256   {digest.hexdigest()}')
     weights = content.get('state_dict', content)

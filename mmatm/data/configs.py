@@ -28,7 +28,7 @@ def check_paths(cfg: Config, *loaders: str) -> None:
     """
     for loader in loaders:
         settings = cfg.get(loader) or {}
-        for dataset in _datasets(settings.get('dataset')):
+        for dataset in datasets(settings.get('dataset')):
             for path in _paths(dataset):
                 if not path.exists():
                     raise DataError(
@@ -59,7 +59,7 @@ def check_classes(cfg: Config, *loaders: str) -> None:
     if os.environ.get('RANK', '0') != '0':
         return
     for loader in loaders:
-        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
+        for dataset in datasets((cfg.get(loader) or {}).get('dataset')):
             ann_file = dataset.get('ann_file')
             if dataset.get('type') in _FOLDERS and not ann_file:
                 _check_folders(loader, dataset)
@@ -139,17 +139,24 @@ def _read(
 def metrics(cfg: Config, evaluator: str) -> list[Any]:
     """The metrics of ``val_evaluator`` or ``test_evaluator``, as a list."""
     settings = cfg.get(evaluator) or []
-    return settings if isinstance(settings, list) else [settings]
+    if isinstance(settings, dict):  # "metrics" is an argument of evaluators
+        settings = settings.get('metrics', [settings])
+    return list(settings) if isinstance(settings, (list, tuple)) else [settings]
 
 
-def _datasets(settings: Any) -> Iterator[Any]:
+def first_test_set(cfg: Config) -> dict[str, Any]:
+    """The settings of the test set, or of the first inside wrappers; empty if there is none."""
+    return next(datasets((cfg.get('test_dataloader') or {}).get('dataset')), {})
+
+
+def datasets(settings: Any) -> Iterator[Any]:
     """The datasets inside wrappers such as ConcatDataset or RepeatDataset."""
     for item in settings if isinstance(settings, (list, tuple)) else [settings]:
         if not isinstance(item, dict):
             continue
         inner = item.get('dataset') or item.get('datasets')
         if inner:
-            yield from _datasets(inner)
+            yield from datasets(inner)
         else:
             yield item
 
@@ -157,7 +164,9 @@ def _datasets(settings: Any) -> Iterator[Any]:
 def _paths(dataset: dict) -> Iterator[Path]:
     """The annotation file and image folders of a dataset that are local."""
     root = dataset.get('data_root') or ''
-    prefix = dataset.get('data_prefix') or dataset.get('split') or {}
+    # Other data sets of mmpretrain with a split, such as CIFAR10, have no folder of that name.
+    split = dataset.get('split') if str(dataset.get('type')).endswith('ImageNet') else None
+    prefix = dataset.get('data_prefix') or split or {}
     names = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]
     for name in names:
         if name and '://' not in os.path.join(root, name):

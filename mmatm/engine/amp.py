@@ -17,10 +17,12 @@ def use_mixed_precision(settings: MutableMapping[str, Any]) -> None:
 
     A GPU that computes in bfloat16 (from compute capability 8.0 on) trains in it, any other in
     float16 with a dynamic loss scale, and a CPU in bfloat16. A ``dtype`` and a ``loss_scale`` that
-    the config sets for a GPU are kept.
+    the config sets for a GPU are kept there.
     """
     if not torch.cuda.is_available():
         settings['type'] = CpuAmpOptimWrapper.__name__
+        for name in ('dtype', 'loss_scale', 'use_fp64'):  # of a GPU
+            settings.pop(name, None)
         return
     settings['type'] = GpuAmpOptimWrapper.__name__
     native = torch.version.hip or torch.cuda.get_device_capability() >= (8, 0)

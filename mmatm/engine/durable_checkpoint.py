@@ -1,6 +1,7 @@
 """Checkpoints for runs that may be killed at any moment."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,15 @@ class DurableCheckpointHook(CheckpointHook):
 
     def _saved(self, folder: Path) -> list[int]:
         """The steps of all checkpoints in ``folder``, according to ``filename_tmpl``."""
-        before, after = self.filename_tmpl.split('{}')
+        before, after = self._around()
         names = [path.name for path in folder.glob(f'{before}*{after}')]
         steps = [name[len(before) : len(name) - len(after)] for name in names]
         return [int(step) for step in steps if step.isdecimal()]
+
+    def _around(self) -> tuple[str, str]:
+        """What ``filename_tmpl`` has before and after the step, as in ``epoch_{:03}.pth``."""
+        before, after = re.split('{.*?}', self.filename_tmpl)
+        return before, after
 
     def _path(self, folder: str | Path, step: int) -> Path:
         return Path(folder, self.filename_tmpl.format(step))
@@ -161,8 +167,8 @@ class DurableCheckpointHook(CheckpointHook):
         """Clean up after a kill."""
         super().before_train(runner)
         if self._local and is_main_process():
-            name = self.filename_tmpl.format('*')
-            for folder, pattern in ((runner.work_dir, LAST), (self.out_dir, f'*{name}*')):
+            name = '*'.join(['', *self._around(), ''])
+            for folder, pattern in ((runner.work_dir, LAST), (self.out_dir, name)):
                 for part in Path(folder).glob(pattern + PART):
                     part.unlink()
             self._sweep()

@@ -27,6 +27,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             backbone has no ``get_layer_depth``.
     """
 
+    def _validate_cfg(self) -> None:
+        super()._validate_cfg()
+        self._factor('layer_decay')  # without paramwise_cfg, add_params is not called
+
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:

@@ -13,6 +13,7 @@ import torch
 from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
+from ..data import first_test_set
 from ..models.trunk import MIN_SIZE
 from ..utils.files import write_atomically
 from ..version import __version__
@@ -154,9 +155,7 @@ def describe(cfg: Any, model: Deployed, classes: list[str], palette: Any = None)
 
 def preparation(cfg: Any) -> list[dict[str, Any]]:
     """The test pipeline between loading and packing, as ``dict(type=..., ...)``."""
-    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = first_test_set(cfg)
     if not dataset.get('pipeline'):
         raise ExportError('the config has no test_dataloader.dataset.pipeline')
     known = {
@@ -165,7 +164,7 @@ def preparation(cfg: Any) -> list[dict[str, Any]]:
         'CenterCrop': ('crop_size',),
     }
     steps = []
-    for transform in dataset.pipeline:
+    for transform in dataset['pipeline']:
         kind, options = transform['type'], {k: v for k, v in transform.items() if k != 'type'}
         if not isinstance(kind, str):
             kind = kind.__name__

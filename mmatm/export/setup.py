@@ -7,6 +7,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from ..checkpoints.loading import load_whole_model
+from ..data import first_test_set
 from . import ExportError
 from .models import Deployed
 
@@ -44,12 +45,11 @@ def known_classes(cfg: Any, meta: dict) -> tuple[list[str], list | None]:
 
     The names are empty if they are unknown, the palette is None if it lacks a class.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = first_test_set(cfg)
     known = [meta.get('dataset_meta') or {}, dataset.get('metainfo') or {}]
     with DATASETS.switch_scope_and_registry(None) as registry:
-        kind = dataset.type if isinstance(dataset.type, type) else registry.get(dataset.type)
+        kind = dataset.get('type')
+        kind = registry.get(kind) if isinstance(kind, str) else kind
     known.append(getattr(kind, 'METAINFO', {}))
     found = next((k for k in known if k.get('classes') or k.get('CLASSES')), {})
     classes = list(found.get('classes') or found.get('CLASSES') or [])

@@ -1,5 +1,6 @@
 """Predictions of a trained detector, segmentor or classifier."""
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from mmengine.runner import autocast
 from mmengine.structures import PixelData
 
 from ..checkpoints.loading import load_whole_model, reading_safely
+from ..data import first_test_set
 from ..export.setup import count_classes
 from ..packaged import find_config
 from ..utils.messages import log, shorten
@@ -64,9 +66,11 @@ class Predictor:
         scope = config.get('default_scope')
         if scope not in SCOPES:
             raise ValueError(f'default_scope must be one of {", ".join(SCOPES)}, but is {scope!r}')
-        settings: Any = (config.get('test_dataloader') or {}).get('dataset') or {}
+        settings: Any = first_test_set(config)
         if not settings.get('pipeline'):
             raise ValueError('the config has no test_dataloader.dataset.pipeline to predict with')
+        config = copy.deepcopy(config)
+        config.test_dataloader.dataset = settings  # mm's inferencers do not look into wrappers
         self.task = SCOPES[scope]
         init_default_scope(scope)
         dataset = DATASETS.build({**settings, 'pipeline': [], 'lazy_init': True})

@@ -180,7 +180,7 @@ class TimmModel:
         torch.manual_seed(0)
         module = timm.create_model(name, num_classes=classes)
         find_trunk(module)
-        if weights:
+        if checkpoint != RANDOM:
             try:
                 module.load_state_dict(dict(weights))
             except RuntimeError as error:
@@ -261,10 +261,10 @@ def colours(count: int) -> list[list[int]]:
 
 def _pipeline(cfg: Any, max_size: int | None) -> list[dict[str, Any]]:
     """The test pipeline for an image alone, which scales to ``max_size`` at most."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    steps = [dict(s) for s in dataset.pipeline if 'Annotations' not in str(s['type'])]
+    from ..data import first_test_set
+
+    dataset = first_test_set(cfg)
+    steps = [dict(s) for s in dataset['pipeline'] if 'Annotations' not in str(s['type'])]
     for step in steps:
         if max_size and 'Resize' in str(step['type']) and 'scale' in step:
             scale = step['scale']

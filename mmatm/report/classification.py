@@ -42,7 +42,7 @@ class Classification(BaseMetric):
                 raise ReportError(
                     'a report of a classifier needs scores and exactly one label per test image'
                 )
-            scores = sample['pred_score'].float().cpu().numpy()
+            scores = sample['pred_score'].float().nan_to_num().cpu().numpy()
             self.rows.append((scores, int(truth), sample.get('img_path')))
             self.results.append(None)  # mmengine warns about a metric without any
 
@@ -56,7 +56,8 @@ class Classification(BaseMetric):
         truth = np.array([row[1] for row in self.rows])
         found = scores.argmax(1)
         level = self.levels.of(scores.max(1))
-        classes = list(self.dataset_meta.get('classes') or map(str, range(scores.shape[1])))
+        classes = list(self.dataset_meta.get('classes') or ())
+        classes += map(str, range(len(classes), scores.shape[1]))  # of the model alone
         counts = Counts(self.levels, len(classes))
         np.add.at(counts.positives, truth, 1)
         for counted, rows in ((counts.right, found == truth), (counts.wrong, found != truth)):

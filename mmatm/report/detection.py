@@ -37,6 +37,11 @@ class Detection:
 
     def __init__(self, runner: Runner, max_images: int):
         evaluator, self.dataset = runner.test_evaluator, runner.test_dataloader.dataset
+        if prefixes := getattr(evaluator, 'dataset_prefixes', ()):
+            raise ReportError(
+                f'a report shows one test set, but the test evaluator tells {len(prefixes)} apart: '
+                'name one with --cfg-options'
+            )
         self.max_images = max_images
         self.evaluations: list[COCOeval] = []
         self._folder = tempfile.TemporaryDirectory()
@@ -117,15 +122,15 @@ class Detection:
 
     def _images(self, kind: '_Kind', start: int) -> list[dict[str, Any]]:
         """The worst images at the threshold ``start``, worst first, then the best, best first."""
-        ranks = kind.ranks(start)
-        order = sorted(ranks, key=lambda image: (ranks[image], str(image)))
-        worst, best = sides(order, self.max_images)
         infos = map(self.dataset.get_data_info, range(len(self.dataset)))
-        shown = set(worst) | set(best)
-        paths = {i['img_id']: i['img_path'] for i in infos if i['img_id'] in shown}
-        chosen = [image for image in worst + best if image in paths]
+        paths = {info['img_id']: info['img_path'] for info in infos}
+        ranks = kind.ranks(start)
+        # The annotation file may have more images than the test set.
+        order = sorted(ranks.keys() & paths, key=lambda image: (ranks[image], str(image)))
+        worst, best = sides(order, self.max_images)
+        chosen = worst + best
         files = encode([paths[image] for image in chosen])
-        found, present = self._by_image(shown)
+        found, present = self._by_image(set(chosen))
         return [
             {
                 'name': Path(paths[image]).name,

@@ -81,7 +81,8 @@ def _training_set(cfg: Config) -> str:
                 infos = map(dataset.get_data_info, range(len(dataset)))
                 objects += sum(len(info['instances']) for info in infos)
     except Exception as error:  # whatever a dataset raises whose files have moved
-        return f'cannot be read again ({type(error).__name__}: {str(error).splitlines()[0]})'
+        reason, _, _ = str(error).partition('\n')
+        return f'cannot be read again ({type(error).__name__}{": " if reason else ""}{reason})'
     counted = f'{images:,} images' + (f', {objects:,} objects' if objects else '')
     return f'{counted} ({_location(settings)})'
 
@@ -116,7 +117,7 @@ def training_facts(
     done += [f'iteration {meta["iter"]:,}'] if meta.get('iter') else []
     facts = [
         ('Checkpoint', f'{checkpoint} ({", ".join(done)})' if done else checkpoint),
-        ('Started from', _start(cfg)),
+        ('Started from', _start(_first(history) or cfg)),
         (
             'Optimizer',
             f'{optimizer.get("type", "unknown")}, learning rate {optimizer.get("lr", "unknown")}, '
@@ -149,10 +150,16 @@ def _date(text: str) -> str:
         return text
 
 
+def _first(history: History) -> Config | None:
+    """The config of the first run, since a resumed one starts from that; None if it is lost."""
+    files = [run / 'vis_data' / 'config.py' for run in history.runs[:1]]
+    return Config.fromfile(files[0]) if files and files[0].is_file() else None
+
+
 def _start(cfg: Config) -> str:
     backbone = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
     pretrained = [str(s['checkpoint']) for s in _listed(backbone) if s.get('type') == 'Pretrained']
-    if cfg.get('load_from') and not cfg.get('resume'):
+    if cfg.get('load_from'):
         return f'all weights from {cfg.load_from}'
     return f'backbone from {pretrained[0]}' if pretrained else 'random weights'
 

@@ -54,14 +54,18 @@ def read_history(work_dir: Path) -> History:
         else:
             history.resumed, history.runs = [], [run]
         kept += new
+    # In iteration-based training mmengine may log epochs, but counts none: metrics are at step 0.
+    history.by_epoch = all(record['step'] for _, is_train, record in kept if not is_train) and any(
+        'epoch' in record for _, is_train, record in kept if is_train
+    )
     for at, is_train, record in kept:
         curves, left_out = (
             (history.train, _NOT_CURVES) if is_train else (history.metrics, _NOT_METRICS)
         )
         for name, value in record.items():
             if name not in left_out and isinstance(value, (int, float)):
-                curves.setdefault(name, {})[at if is_train else int(record['step'])] = value
-    history.by_epoch = any('epoch' in record for _, is_train, record in kept if is_train)
+                step = record['step'] if history.by_epoch else max(at, record['step'])
+                curves.setdefault(name, {})[at if is_train else step] = value
     if not kept and not history.problems:
         history.problems.append(
             f'{work_dir} has no */vis_data/scalars.json of a training run, so there are no curves'
@@ -103,4 +107,4 @@ def _located(records: Iterator[dict[str, Any]]) -> Iterator[tuple[int, bool, dic
 
 def _resumes(run: Path) -> bool:
     config = run / 'vis_data' / 'config.py'
-    return not config.is_file() or bool(re.search('^resume = True', config.read_text(), re.M))
+    return not config.is_file() or bool(re.search('^resume ?= ?True', config.read_text(), re.M))

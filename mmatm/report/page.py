@@ -28,10 +28,11 @@ _TASKS = {'detection': 'Detector', 'segmentation': 'Segmentor', 'classification'
 # The first of these that was measured leads the page; the rest follows in this order.
 _HEADLINES = {
     'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP': 'mask AP',
-    'coco/segm_mAP_50': 'mask AP50', 'pascal_voc/mAP': 'VOC AP50', 'report/bbox_mAP': 'box AP',
-    'report/bbox_mAP_50': 'box AP50', 'report/segm_mAP': 'mask AP', 'mIoU': 'mIoU',
-    'mAcc': 'mean accuracy', 'aAcc': 'pixel accuracy', 'accuracy/top1': 'top-1 accuracy',
-    'accuracy/top5': 'top-5 accuracy',
+    'coco/segm_mAP_50': 'mask AP50', 'pascal_voc/mAP': 'VOC AP50', 'lvis/bbox_AP': 'LVIS box AP',
+    'lvis/segm_AP': 'LVIS mask AP', 'coco_panoptic/PQ': 'PQ', 'report/bbox_mAP': 'box AP',
+    'report/bbox_mAP_50': 'box AP50', 'report/segm_mAP': 'mask AP',
+    'report/segm_mAP_50': 'mask AP50', 'mIoU': 'mIoU', 'mAcc': 'mean accuracy',
+    'aAcc': 'pixel accuracy', 'accuracy/top1': 'top-1 accuracy', 'accuracy/top5': 'top-5 accuracy',
 }  # fmt: skip
 _MOST_POINTS = 1000  # per curve
 
@@ -150,14 +151,15 @@ def _commands(cfg: Config, work_dir: Path, config: Path, checkpoint: str) -> lis
         ('Continue this run if it was interrupted', [*train, folder, '--resume']),
         (
             'Train on from these weights',
-            [*train, again, '--cfg-options', f'load_from={checkpoint}'],
+            # The config of a resumed run would resume.
+            [*train, again, '--cfg-options', f'load_from={checkpoint}', 'resume=False'],
         ),
         ('Make this report again', ['report', folder, '--force']),
     ]
     if cfg.default_scope != 'mmpretrain':
         try_it = ['predict', 'IMAGES', *both, '--out-dir', 'found']
         commands.insert(0, ('Try it on your own images', try_it))
-    if (cfg.model.get('backbone') or {}).get('type') == 'ATMNet':
+    if (cfg.model.get('backbone') or {}).get('type') in ('ATMNet', 'mmatm.ATMNet'):
         deploy = ['export', *both, '--out', 'model.onnx']
         commands.insert(-1, ('Deploy it without torch', deploy))
     return [[purpose, f'mmatm {shlex.join(words)}'] for purpose, words in commands]

@@ -57,29 +57,32 @@ class Segmentation(BaseMetric):
                 raise ReportError('the test set has no label maps, so there is nothing to compare')
             truth = sample['gt_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
             found = sample['pred_sem_seg']['data'].squeeze().cpu().numpy().astype(np.int64)
-            level = self.levels.of(_confidence(sample['seg_logits']['data']).cpu().numpy())
+            confidence = _confidence(sample['seg_logits']['data']).nan_to_num()
+            level = self.levels.of(confidence.cpu().numpy())
             self._add(truth, found, level, sample['img_path'])
             self.results.append(None)  # mmengine warns about a metric without any
 
     def _add(self, truth: np.ndarray, found: np.ndarray, level: np.ndarray, path: str) -> None:
         classes, steps = len(self.classes), self.levels.count + 1
         valid = (truth != self.ignore_index) & (truth < classes)
-        index = (truth[valid] * classes + found[valid]) * steps + level[valid]
+        known = valid & (found < classes)  # the model may have more classes
+        index = (truth[known] * classes + found[known]) * steps + level[known]
         counted = np.bincount(index, minlength=classes * classes * steps)
         self.pixels += counted.reshape(self.pixels.shape)
         confusion = counted.reshape(self.pixels.shape).sum(2)
+        areas = np.bincount(truth[valid], minlength=classes)
+        self.counts.positives += areas
         right = np.where(found == truth, level, -1)
-        present = np.flatnonzero(confusion.sum(1))
+        present = np.flatnonzero(areas)
         for label in present:
-            areas, found_at = _regions(truth == label, right)
-            self.sizes.add(areas, found_at)
+            self.sizes.add(*_regions(truth == label, right))
         hits = confusion.diagonal()[present]
-        unions = (confusion.sum(1) + confusion.sum(0) - confusion.diagonal())[present]
+        unions = (areas + confusion.sum(0) - confusion.diagonal())[present]
         if not len(present):
             return  # nothing but ignored pixels
-        accuracy = hits.sum() / confusion.sum()
+        accuracy = hits.sum() / areas.sum()
         rank = float((hits / unions).mean()), float(accuracy)
-        self.shown.offer(rank, path, lambda: _small_maps(truth, found, level, valid))
+        self.shown.offer(rank, path, lambda: _small_maps(truth, found, level, valid, classes))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Nothing: mmseg's metric is next to this one."""
@@ -90,7 +93,6 @@ class Segmentation(BaseMetric):
         counts, everything = self.counts, self.pixels
         counts.right[:] = everything[np.arange(len(self.classes)), np.arange(len(self.classes))]
         counts.wrong[:] = everything.sum(0) - counts.right
-        counts.positives[:] = everything.sum((1, 2))
         for truth, found in np.argwhere(everything.sum(2)).tolist():
             counts.mixed[truth, found] = everything[truth, found]
         hits, truth, found = (
@@ -177,18 +179,19 @@ def _regions(mask: np.ndarray, right: np.ndarray) -> tuple[list[int], list[int]]
 
 
 def _small_maps(
-    truth: np.ndarray, found: np.ndarray, level: np.ndarray, valid: np.ndarray
+    truth: np.ndarray, found: np.ndarray, level: np.ndarray, valid: np.ndarray, classes: int
 ) -> dict[str, Any]:
     """Both label maps and the confidence as one image, and where to write the names of classes."""
     step = max(-(-max(truth.shape) // SIDE), 1)
     truth, found, level, valid = (a[::step, ::step] for a in (truth, found, level, valid))
-    present = np.unique(np.concatenate([truth[valid], found.ravel()]))[:IGNORED]
+    known = found < classes
+    present = np.unique(np.concatenate([truth[valid], found[known]]))[:IGNORED]
     index = np.searchsorted(present, [truth, found]).astype(np.uint8)
-    index[0][~valid] = IGNORED
+    index[0][~valid] = index[1][~known] = IGNORED
     return {
         'map': png(np.dstack([index[1], level.astype(np.uint8), index[0]])),
         'present': present.tolist(),
-        'names': [_places(truth, valid), _places(found, np.ones_like(valid))],
+        'names': [_places(truth, valid), _places(found, known)],
     }
 
 

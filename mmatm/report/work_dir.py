@@ -72,10 +72,10 @@ def read_logs(runs: list[Path]) -> tuple[dict[str, str], float]:
         found = re.findall(r'^    (Python|PyTorch|MMEngine|GPU [\d,]+): (.+)$', text, re.M)
         environment = dict(found) or environment
         times = re.findall(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', text, re.M)
-        # The lines of training itself hold month and day alone.
-        times += [
-            f'{run.name[:4]}/{t}' for t in re.findall(r'^(\d\d/\d\d [\d:]{8}) - ', text, re.M)
-        ]
+        # The lines of training itself lack the year, which may be the one after the start.
+        if start := re.match(r'(\d{4})(\d\d)\d\d_', run.name):
+            for month, rest in re.findall(r'^(\d\d)(/\d\d [\d:]{8}) - ', text, re.M):
+                times.append(f'{int(start[1]) + (month < start[2])}/{month}{rest}')
         moments = sorted(filter(None, map(_moment, times)))
         if moments:
             seconds += (moments[-1] - moments[0]).total_seconds()

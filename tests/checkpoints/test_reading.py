@@ -1,5 +1,6 @@
 """Checkpoints at URLs: downloaded once, by one process of a job."""
 
+import argparse
 import http.server
 import threading
 from functools import partial
@@ -85,3 +86,16 @@ def test_two_processes(server, name, outcome, tmp_path):
         assert printed.split()[-1] == outcome
     if outcome == 'loaded':
         assert Handler.requests == ['/xt.pth']
+
+
+class Attribute:
+    """Pickled as a call of getattr, which only a log of mmengine may contain."""
+
+    def __reduce__(self):
+        return getattr, (argparse.Namespace, '__init__')
+
+
+def test_getattr_of_anything_else_is_rejected(tmp_path):
+    torch.save({'a': Attribute()}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='could execute code'):
+        read_checkpoint(tmp_path / 'x.pth')

@@ -40,6 +40,13 @@ def test_option_that_changes_nothing_is_a_warning():
     assert mmatm('print-config', DETECTOR, '--cfg-options', *options).count('warning') == 1
 
 
+@pytest.mark.parametrize(
+    ('option', 'said'), [('a', "one value is 'a'"), ('a=(1,[2', 'Imbalanced brackets')]
+)
+def test_options_that_cannot_be_parsed(option, said):
+    assert said in mmatm('print-config', DETECTOR, '--cfg-options', option, code=2)
+
+
 def test_mistyped_setting_below_the_top_level_is_a_warning():
     option = 'test_dataloader.dataset.pipeline.1.scael=7'
     printed = mmatm('print-config', DETECTOR, '--cfg-options', option)

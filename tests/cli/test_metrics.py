@@ -19,7 +19,8 @@ pytest.importorskip('mmdet')
 )
 def test_missing_package_is_one_sentence(metric, said, monkeypatch):
     monkeypatch.setattr(arguments, 'find_spec', lambda _: None)
-    cfg = Config(dict(val_evaluator=[dict(type=metric, ann_file='none.json')]))
+    metrics = [dict(type=metric, ann_file='none.json')]
+    cfg = Config(dict(val_evaluator=dict(type='MultiDatasetsEvaluator', metrics=metrics)))
     with pytest.raises(SystemExit, match=f'{metric} needs {said}'):
         arguments.check_data(cfg, 'val_dataloader')
 
@@ -59,3 +60,14 @@ def test_lvis_gives_its_own_boxes_full_marks(demo_data, tmp_path, monkeypatch):
         )  # fmt: skip
         metric.process({}, [sample])
     assert metric.evaluate(len(content['images']))['lvis/bbox_AP'] == 1.0
+
+
+def test_only_imagenet_has_a_folder_per_split(tmp_path):
+    def check(kind):
+        dataset = dict(type=kind, data_root=str(tmp_path), split='test')
+        arguments.check_data(Config(dict(test_dataloader=dict(dataset=dataset))), 'test_dataloader')
+
+    check('CIFAR10')
+    for kind in ('ImageNet', 'mmpretrain.ImageNet'):
+        with pytest.raises(SystemExit, match=f'{tmp_path}/test was looked for'):
+            check(kind)

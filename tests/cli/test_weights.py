@@ -71,6 +71,13 @@ def test_pretrained_sets_init_cfg(folder):
     cfg.model.backbone.type = 'ResNet'
     with pytest.raises(ValueError, match='ResNet'):
         use_pretrained(cfg, AUTO)
+    for arch in ('zz', dict(depths=(1, 1, 1, 1))):  # sizes of one's own
+        cfg.model.backbone.update(type='ATMNet', arch=arch, init_cfg=None)
+        warn_if_random(cfg)
+        with pytest.raises(ValueError, match='of a published size'):
+            use_pretrained(cfg, AUTO)
+    with pytest.raises(ValueError, match='a model with a backbone'):
+        use_pretrained(Config(dict(model={})), AUTO)
     use_pretrained(cfg, 'https://example.org/file.pth')
     assert cfg.model.backbone.init_cfg.checkpoint == 'https://example.org/file.pth'
 
@@ -124,6 +131,10 @@ def test_sizes_are_told_apart(arch):
     assert found.is_whole
     assert found.stages == 4
     assert not found.head
+
+
+def test_weights_without_a_backbone():
+    assert inspect({'head.fc.weight': torch.zeros(5, 2)}).arch is None
 
 
 @pytest.mark.parametrize(
@@ -190,5 +201,8 @@ def test_check_of_other_files_is_one_sentence(folder, monkeypatch, capsys):
         said = printed()
         assert str(file) in said
         assert len(said.splitlines()) == 1
+    monkeypatch.setattr('sys.argv', ['mmatm weights', '--check', 'http://127.0.0.1:9/x.pth'])
+    assert 'http://127.0.0.1:9/x.pth cannot be downloaded' in printed()
+    monkeypatch.setattr('sys.argv', ['mmatm weights', '--check', str(file)])
     torch.save({'state_dict': {'conv1.weight': torch.zeros(3)}}, file)
     assert 'no ATMNet' in printed()

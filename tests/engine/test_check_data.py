@@ -36,4 +36,5 @@ def test_classifiers():
         _check_classifier(head(num_classes=2, in_channels=4), CLASSES)
     _check_classifier(head(num_classes=3, in_channels=4), CLASSES)
     _check_classifier(None, CLASSES)
+    _check_classifier(head(num_classes=4, in_channels=4), CLASSES)
     _check_classifier(head(num_classes=4, in_channels=4), ())

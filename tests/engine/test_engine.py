@@ -67,10 +67,10 @@ def test_layer_decay():
         assert (group['weight_decay'] == 0) == exempt, name
 
 
-@pytest.mark.parametrize('decay', [None, 0, 1.5, 'half'])
+@pytest.mark.parametrize('decay', [{}, *({'layer_decay': d} for d in (None, 0, 1.5, 'half'))])
 def test_bad_layer_decay_is_rejected(decay):
     with pytest.raises(ValueError, match=r'layer_decay must be in \(0, 1\]'):
-        optimizer_of(Detector(), layer_decay=decay)
+        optimizer_of(Detector(), **decay)
 
 
 def test_factor_of_the_backbone():
@@ -120,7 +120,7 @@ def test_cpu_amp_steps_in_float32():
 @pytest.mark.parametrize(
     ('capability', 'chosen', 'dtype', 'scale'),
     [
-        (None, {}, None, None),
+        (None, {'dtype': 'float16', 'loss_scale': 512.0}, None, None),
         ((7, 5), {}, 'float16', 'dynamic'),
         ((8, 0), {}, 'bfloat16', 1.0),
         ((9, 0), {'dtype': 'float16'}, 'float16', 'dynamic'),

@@ -319,6 +319,15 @@ def test_last_checkpoint_that_names_none(content, runs):
     assert f'resuming from {runs / "epoch_2.pth"} instead' in warnings(runs)
 
 
+def test_names_with_padded_numbers(tmp_path):
+    name = 'model_{:03}.pth'
+    with pytest.raises(Killed):
+        train(settings(tmp_path, stop=13, filename_tmpl=name))
+    (tmp_path / LAST).unlink()
+    train(settings(tmp_path, filename_tmpl=name), resume=True)
+    assert f'resuming from {tmp_path / "model_002.pth"} instead' in warnings(tmp_path)
+
+
 def on_machines(monkeypatch, *found):
     """Make this the first machine, and the others find something else in the work directory."""
     name = 'mmatm.engine.durable_checkpoint.all_gather_object'

@@ -310,6 +310,14 @@ def test_configs_that_are_refused(tmp_path, change, message):
         mmatm.Predictor(cfg, file, 'cpu')
 
 
+def test_test_set_inside_wrappers(tmp_path):
+    cfg, file = checkpoint(SEGMENTOR, tmp_path)
+    classes = mmatm.Predictor(cfg, file, 'cpu').classes
+    inner = dict(type='RepeatDataset', times=2, dataset=cfg.test_dataloader.dataset)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[inner])
+    assert mmatm.Predictor(cfg, file, 'cpu').classes == classes
+
+
 def test_equal_names_are_written_apart(segment, image, tmp_path):
     (found,) = segment(image)
     with Writer(tmp_path, segment, vis=False) as writer:

@@ -369,3 +369,20 @@ def test_names_cannot_break_the_page():
     assert page.count('</script>') == 2
     data = re.search(r'id="data">(.*?)</script>', page, re.S)[1]
     assert json.loads(data)['title'].startswith('</script>')
+
+
+def test_figure_of_a_label_map_has_three_tokens():
+    pytest.importorskip('matplotlib')
+    from mmatm.look.figure import draw
+
+    assert len(draw([made_up(found='labels')]).axes) == 3 * 2  # of two stages
+
+
+def test_activation_maps_need_a_class():
+    pytest.importorskip('pytorch_grad_cam', reason='the extra "cam" is not installed')
+    from mmatm.look.cam import activation_maps
+
+    look = made_up()
+    look.prediction.items = []
+    with pytest.raises(LookError, match='found none'):
+        activation_maps(None, None, look)

@@ -65,6 +65,8 @@ def test_images_fit_the_budget(tmp_path, monkeypatch):
     encoded = images.encode(files)
     assert sum(len(src) for src, _, _ in encoded) < 4 / 3 * 60_000 + 300
     assert encoded[0][1:] == (500, 300)  # of the file, which boxes refer to
+    Image.fromarray(noise[:1].repeat(6, 1)).save(files[0])
+    assert images.encode(files)[0][1:] == (3000, 1)
 
 
 @pytest.mark.parametrize('side', [20, 300])

@@ -46,6 +46,13 @@ def test_metric_after_the_resumed_step_is_dropped(log, tmp_path):
     assert read_history(tmp_path).metrics == {'coco/bbox_mAP': {1: 1.0}}
 
 
+def test_metrics_of_iteration_based_training_that_mmengine_puts_at_epoch_0(log, tmp_path):
+    log('20260101_000000', [50, 100], {50: 0, 100: 0})
+    history = read_history(tmp_path)
+    assert history.metrics == {'coco/bbox_mAP': {50: 1.0, 100: 1.0}}
+    assert not history.by_epoch
+
+
 def test_new_start_replaces_everything(log, tmp_path):
     log('20260101_000000', [50, 100])
     second = log('20260102_000000', [100], value=2.0, epoch=False)
@@ -74,6 +81,11 @@ def test_broken_line_is_counted_and_the_rest_kept(log, tmp_path, broken):
     (problem,) = history.problems
     assert problem.startswith('1 of 3 lines')
     assert 'scalars.json' in problem
+
+
+def test_log_that_cannot_be_opened_is_a_problem(tmp_path):
+    (tmp_path / 'run' / 'vis_data' / 'scalars.json').mkdir(parents=True)
+    assert 'cannot be read (Is a directory)' in read_history(tmp_path).problems[0]
 
 
 def test_no_log_is_a_problem_and_no_error(tmp_path):
@@ -116,3 +128,11 @@ def test_times_of_runs_add_up(tmp_path):
     environment, seconds = read_logs(sorted(tmp_path.iterdir()))
     assert environment == {'Python': '3.11.7 (main)', 'GPU 0': 'NVIDIA H200'}
     assert seconds == 60
+
+
+@pytest.mark.parametrize(('name', 'seconds'), [('20251231_235900', 60), ('mine', 0)])
+def test_times_of_a_run_into_the_new_year(name, seconds, tmp_path):
+    (tmp_path / name).mkdir()
+    lines = [f'{time} - mmengine - INFO\n' for time in ('12/31 23:59:30', '01/01 00:00:30')]
+    (tmp_path / name / 'a.log').write_text(''.join([*lines, '02/30 00:00:00 - no date\n']))
+    assert read_logs([tmp_path / name])[1] == seconds

@@ -6,12 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
 from PIL import Image
 
 from browser import chromium, opened
 from mmatm.report import images
+from mmatm.report.evaluation import evaluate
+from mmatm.report.facts import data_facts, training_facts
 from mmatm.report.history import History
-from mmatm.report.page import _history, render
+from mmatm.report.page import _commands, _history, render
+from mmatm.report.work_dir import ReportError
 
 CLASSES = ['cat', 'small </script> dog', 'bird', 'unseen']
 NONE = '\u2013'
@@ -391,7 +397,7 @@ def test_nothing_found_is_a_page_too(photos, tmp_path):
     (tmp_path / 'truth.json').write_text(json.dumps(truth))
     evaluator = Evaluator(CocoMetric(ann_file=str(tmp_path / 'truth.json')))
     evaluator.dataset_meta = dict(classes=CLASSES)
-    infos = [dict(img_id=i, img_path=file) for i, file in enumerate(photos)]
+    infos = [dict(img_id=i, img_path=file) for i, file in enumerate(photos[3:6], 3)]
     task = Detection(runner(Dataset(infos), evaluator), 2)
     for sample in found:
         for name, value in sample['pred_instances'].items():
@@ -404,6 +410,7 @@ def test_nothing_found_is_a_page_too(photos, tmp_path):
     assert sum(content['kinds'][0]['positives']) == len(truth['annotations'])
     assert not np.sum(content['kinds'][0]['right']) + np.sum(content['kinds'][0]['wrong'])
     assert len(content['images']) == 2
+    assert {image['id'] for image in content['images']} < {'3', '4', '5'}  # of the test set
 
 
 def test_other_metrics_get_those_of_coco_added(detector, photos):
@@ -430,6 +437,29 @@ def test_other_metrics_get_those_of_coco_added(detector, photos):
     (kind,) = task.to_page()['kinds']
     assert kind['right'] == content['kinds'][0]['right']
     assert kind['mixed'] == content['kinds'][0]['mixed']
+
+
+def test_what_a_report_cannot_show(photos):
+    for package in ('mmdet', 'mmseg'):
+        pytest.importorskip(package)
+    from mmatm.report.classification import Classification
+    from mmatm.report.detection import Detection
+    from mmatm.report.segmentation import Segmentation
+
+    infos = Dataset([dict(img_id=0, img_path=photos[0], width=SIZE, height=SIZE)])
+    plain = SimpleNamespace(metrics=[], dataset_meta=dict(classes=CLASSES))
+    several = SimpleNamespace(dataset_prefixes=['day', 'night'])
+    sample = dict(pred_score=torch.ones(4))
+    for said, call in {
+        'no annotations': lambda: Detection(runner(infos, plain), 2),
+        'tells 2 apart': lambda: Detection(runner(infos, several), 2),
+        'one label per': lambda: Classification(runner(infos, plain), 2).process({}, [sample]),
+        'no label maps': lambda: Segmentation(runner(infos, plain), 2).process({}, [sample]),
+        'no test_dataloader': lambda: evaluate(Config(dict(default_scope='mmdet')), 'x.pth', 2),
+        "but has 'x'": lambda: evaluate(Config(dict(default_scope='x')), 'x.pth', 2),
+    }.items():
+        with pytest.raises(ReportError, match=said):
+            call()
 
 
 # ---------------------------------------------------------------- a segmentor and a classifier
@@ -553,3 +583,88 @@ def test_page_without_logs_and_images_shows_the_rest(classifier, tmp_path):
         assert 'the logs are gone' in page.locator('#training').inner_text()
         assert page.locator('#training svg').count() == 0
         assert page.locator('#classes tbody tr').count() == len(CLASSES)
+
+
+def test_model_with_more_classes_than_the_test_set(photos):
+    """As a model of ImageNet on some of its classes. One that has diverged predicts no numbers."""
+    pytest.importorskip('mmseg')
+    from mmengine.evaluator import Evaluator
+    from mmseg.evaluation import IoUMetric
+
+    from mmatm.report.classification import Classification
+    from mmatm.report.segmentation import Segmentation
+
+    evaluator = Evaluator(IoUMetric())
+    evaluator.dataset_meta = dict(classes=CLASSES[:2])
+    task = Classification(runner([], Evaluator([])), 2)
+    scores = torch.tensor([[0.0, 0.1, 0.9], [float('nan')] * 3])
+    task.dataset_meta = evaluator.dataset_meta
+    task.process(
+        {}, [dict(gt_label=torch.tensor([1]), pred_score=s, img_path=photos[0]) for s in scores]
+    )
+    content = task.to_page()
+    assert content['classes'] == [*CLASSES[:2], '2']
+    wrong = content['kinds'][0]['wrong']
+    assert [wrong[2][80], wrong[0][0], wrong[0][1]] == [1, 1, 0]
+
+    task = Segmentation(runner([], evaluator), 2)
+    truth = torch.tensor([[0] * 4 + [1] * 6 + [255] * 2] * 10)
+    found = torch.tensor([[0] * 2 + [2] * 4 + [1] * 6] * 10)
+    logits = torch.eye(3)[found].permute(2, 0, 1)
+    sample = dict(gt_sem_seg=dict(data=truth[None]), pred_sem_seg=dict(data=found[None]))
+    evaluator.process([dict(sample, seg_logits=dict(data=logits), img_path=photos[0])])
+    metrics = evaluator.evaluate(1)
+    content = task.to_page()
+    (kind,) = content['kinds']
+    assert kind['positives'] == [40, 60]
+    assert 100 * np.mean(kind['columns'][0]['values']) == pytest.approx(metrics['mIoU'], abs=6e-3)
+    assert content['images'][0]['present'] == [0, 1]
+
+
+# ---------------------------------------------------------------- facts
+
+
+DATASETS.register_module('Listed', module=BaseDataset)
+
+
+@DATASETS.register_module()
+class Unreadable:
+    """Asserts without a message, as mmseg's PascalVOCDataset."""
+
+    def __init__(self):
+        raise AssertionError
+
+
+def test_training_set_in_wrappers_or_moved(tmp_path):
+    file = tmp_path / 'list.json'
+    file.write_text(json.dumps(dict(metainfo={}, data_list=[dict(img_path='a')] * 2)))
+
+    def training_set(**dataset):
+        cfg = Config(
+            dict(default_scope='mmengine', train_dataloader=dict(dataset=dataset),
+                 test_dataloader=dict(dataset=dict(data_root='images')))
+        )  # fmt: skip
+        content = dict(kinds=[dict(positives=[1])], unit='pixels', classes=['a'])
+        return dict(data_facts(cfg, SimpleNamespace(content=content, num_images=3)))['Training set']
+
+    inner = dict(type='RepeatDataset', times=3, dataset=dict(type='Listed', ann_file=str(file)))
+    assert training_set(type='ConcatDataset', datasets=[inner, inner]) == f'4 images ({file})'
+    assert training_set() == 'not in the config'
+    assert training_set(type='Unreadable') == 'cannot be read again (AssertionError)'
+    file.unlink()
+    assert training_set(**inner).startswith('cannot be read again (FileNotFoundError: ')
+
+
+def test_resumed_run_started_where_its_first_part_did(tmp_path):
+    (tmp_path / 'vis_data').mkdir()
+    (tmp_path / 'vis_data' / 'config.py').write_text("model = {}\nload_from = 'first.pth'\n")
+    cfg = Config(dict(model={}, resume=True, load_from=None, default_scope='mmpretrain'))
+    evaluation = SimpleNamespace(meta=dict(epoch=2, iter=9, seed=3, time='today'))
+    history = History(runs=[tmp_path, tmp_path / 'second'], by_epoch=True)
+    facts = dict(training_facts(cfg, history, evaluation, 'x.pth', 3700))
+    assert facts['Started from'] == 'all weights from first.pth'
+    assert facts['Training time'] == '1 h 1 min in 2 runs'
+    assert facts['Checkpoint'] == 'x.pth (epoch 2, iteration 9)'
+    assert facts['Saved'] == 'today'
+    commands = dict(_commands(cfg, tmp_path, tmp_path / 'a.py', 'x.pth'))
+    assert commands['Train on from these weights'].endswith(' load_from=x.pth resume=False')

@@ -53,7 +53,7 @@ def test_print_config():
 
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTOR])
 def test_browse_dataset(config, options, seg_options, tmp_path):
-    run('tools/analysis/browse_dataset.py', config, '--output-dir', tmp_path, '--not-show',
+    run('tools/analysis/browse_dataset.py', '--output-dir', tmp_path, config, '--not-show',
         *(options if config == DETECTOR else seg_options))  # fmt: skip
     assert len(list(tmp_path.rglob('*.jpg'))) == 8
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from pathlib import Path
 
 import convert_checkpoint
 import pytest
@@ -179,5 +180,6 @@ def test_failed_write_leaves_nothing(classifier, tmp_path, monkeypatch):
 
 
 def test_bad_destinations_are_named(classifier, tmp_path):
-    for dst, said in [(tmp_path / 'x.bin', '.bin'), (tmp_path / 'no' / 'x.pth', 'does not exist')]:
+    for dst, said in [(tmp_path / 'x.bin', '.bin'), (tmp_path / 'no' / 'x.pth', 'does not exist'),
+                      (Path('/proc/x.pth'), 'cannot be written')]:  # fmt: skip
         assert said in run('tools/convert_checkpoint.py', classifier, dst, code=1)

@@ -1,14 +1,16 @@
 """The metrics that tools/test.py prints, against their definitions."""
 
 import pickle
+import runpy
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from commands import DETECTOR, SEGMENTOR, derive, metrics, run
+from commands import DETECTOR, ROOT, SEGMENTOR, derive, metrics, run
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -142,6 +144,21 @@ def test_tta_of_one_view_changes_nothing(base, metric, request, tmp_path):
         results.append({k: v for k, v in found.items() if 'time' not in k and 'segm' not in k})
     assert results[0] == results[1]
     assert metric in results[0]
+
+
+def test_tta_of_several_test_sets_and_other_metrics():
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
+    sets = dict(type='ConcatDataset', datasets=[dict(pipeline=pipeline), dict(pipeline=pipeline)])
+    evaluators = [dict(type='VOCMetric', metric='mAP'), dict(type='CocoMetric', metric=['segm'])]
+    model = dict(type='MaskRCNN', roi_head=dict(mask_head=dict(type='FCNMaskHead')))
+    cfg = Config(
+        dict(default_scope='mmdet', model=model, test_evaluator=evaluators,
+             test_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=sets)))
+    )  # fmt: skip
+    runpy.run_path(str(ROOT / 'tools/test.py'))['use_tta'](cfg)
+    for dataset in cfg.test_dataloader.dataset.dataset.datasets:
+        assert [step.type for step in dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
+    assert [metric.metric for metric in cfg.test_evaluator] == ['mAP', 'bbox']
 
 
 TWO_VIEWS = """

@@ -7,9 +7,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from commands import DETECTOR, SEGMENTOR, run
+from mmatm.export.setup import known_classes
+from mmatm.look.running import _pipeline
 from mmatm.models import ATMNetClassifier
 
 CAM = ['--cam'] if find_spec('pytorch_grad_cam') else []
@@ -91,6 +94,16 @@ def test_mmpretrain_classifier(image, tmp_path):
     assert set(model['found']['names'].values()) == {'circle', 'square', 'star', 'triangle'}
 
 
+@pytest.mark.parametrize(('scale', 'limited'), [(512, 256), ((1333, 200), (256, 200))])
+def test_test_set_in_wrappers(scale, limited):
+    pipeline = [dict(type='Resize', scale=scale), dict(type='LoadAnnotations')]
+    dataset = dict(type='CocoDataset', metainfo=dict(classes=['cat']), pipeline=pipeline)
+    sets = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=sets))))
+    assert _pipeline(cfg, 256) == [dict(type='Resize', scale=limited)]
+    assert known_classes(cfg, {})[0] == ['cat']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'expected'),
     [
@@ -110,6 +123,11 @@ def test_mmpretrain_classifier(image, tmp_path):
         (['IMAGE', 'atmnet_xt', '--figure', 'look.gif'], '.pdf'),
         (['IMAGE', 'atmnet_xt', '--max-size', '3'], '--max-size'),
         (['IMAGE', 'atmnet_xt', '--figure', 'x.png', '--token', '2', '0'], '--token'),
+        (['IMAGE', 'atmnet_xt', '--device', 'gpu'], '--device must be'),
+        (['IMAGE', 'atmnet_xt', '--limit', 'nan'], '--limit'),
+        (['IMAGE', DETECTOR, '--cfg-options', 'test_dataloader=None'], 'sets no test_dataloader'),
+        (['DATA', '--out', 'look.json'], 'must end in .html'),
+        (['DATA'], 'data.json holds no data of a page'),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, expected, image, tmp_path):
@@ -117,7 +135,13 @@ def test_bad_input_is_one_sentence(arguments, expected, image, tmp_path):
     existing.write_text('mine')
     tiny = tmp_path / 'tiny.png'
     Image.new('RGB', (320, 10)).save(tiny)  # one pixel high at --max-size 32
-    places = {'IMAGE': image, 'TINY': tiny, 'EXISTING.html': existing}
+    (tmp_path / 'data.json').write_text('{"images": []}')
+    places = {
+        'DATA': tmp_path / 'data.json',
+        'IMAGE': image,
+        'TINY': tiny,
+        'EXISTING.html': existing,
+    }
     printed = run('tools/look.py', *(places.get(a, a) for a in arguments), code=1)
     assert expected in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed

@@ -87,7 +87,9 @@ def refused(*arguments):
     return printed.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize('case', ['folder', 'config', 'checkpoint', 'given', 'data', 'exists'])
+@pytest.mark.parametrize(
+    'case', ['folder', 'config', 'checkpoint', 'given', 'data', 'exists', 'place', 'type']
+)
 def test_what_is_missing_is_named(case, copy, segmentor, tmp_path):
     if case == 'folder':
         assert refused(tmp_path / 'none') == (
@@ -107,6 +109,10 @@ def test_what_is_missing_is_named(case, copy, segmentor, tmp_path):
     elif case == 'data':
         moved = f'test_dataloader.dataset.data_root={tmp_path}/moved/'
         assert f'{tmp_path}/moved' in refused(copy, '--cfg-options', moved)
+    elif case == 'place':
+        assert '/proc/x cannot be written' in refused(copy, '--out', '/proc/x/report.html')
+    elif case == 'type':
+        assert 'type MaskRNN,' in refused(copy, '--cfg-options', 'model.type=MaskRNN')
     else:
         (copy / 'report.html').write_text('mine')
         assert 'pass --force' in refused(copy)

@@ -2,12 +2,18 @@
 
 import json
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.config import Config
 
 from commands import DETECTOR, SEGMENTOR, run
+from mmatm.cli import robustness
 from mmatm.cli.robustness import GROUPS, corruptions, table
+from mmatm.engine import Corrupt
 
 mmdet = pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -84,6 +90,48 @@ def test_names_and_groups():
     assert '--severities needs --corruptions' in printed
 
 
+def test_every_test_set_is_corrupted():
+    load = dict(type='LoadImageFromFile')
+    sets = dict(type='ConcatDataset', datasets=[dict(pipeline=[load]), dict(pipeline=[load])])
+    cfg = Config(dict(test_dataloader=dict(dataset=sets)))
+    change = dict(type='Corrupt', corruption='fog', severity=2)
+    for severity, expected in ((0, [load]), (2, [load, change])):
+        for dataset in robustness._loader(cfg, 'fog', severity).dataset.datasets:
+            assert dataset.pipeline == expected
+
+
+def test_a_checkpoint_may_be_named_in_another_way(tmp_path, monkeypatch):
+    (tmp_path / 'x.pth').write_bytes(b'weights')
+    monkeypatch.chdir(tmp_path)
+    names = ('x.pth', str(tmp_path / 'x.pth'), 'ema:x.pth', 'https://server/x.pth')
+    first, *others = [robustness._identity(Config(dict(load_from=name))) for name in names]
+    assert [first == other for other in others] == [True, False, False]
+
+
+def test_what_is_no_number_is_left_out(tmp_path, monkeypatch):
+    results = iter([{'accuracy/top1': 80.0, 'matrix': torch.eye(2)}, {}])
+    runner = SimpleNamespace(
+        model=None, test_loop=SimpleNamespace(), test=lambda: next(results),
+        build_dataloader=str, set_randomness=str,
+    )  # fmt: skip
+    monkeypatch.setattr(robustness, 'make_runner', lambda _: runner)
+    monkeypatch.setattr(robustness, 'load_whole_model', lambda *_: None)
+    cfg = Config(
+        dict(
+            work_dir=str(tmp_path),
+            load_from='x.pth',
+            test_dataloader=dict(dataset=dict(pipeline=[1])),
+        )
+    )
+    found = robustness.evaluate(cfg, ['fog'], [1])
+    assert found == {'fog': {'0': {'accuracy/top1': 80.0}, '1': {}}}
+    # A detector that finds nothing has no AP.
+    assert 'P 80.000, mPC 0.000, rPC 0.0 %' in (tmp_path / 'robustness.md').read_text()
+    (tmp_path / 'robustness.json').write_text('{"identity"')
+    with pytest.raises(SystemExit, match='cannot be read'):
+        robustness.evaluate(cfg, ['fog'], [1])
+
+
 def test_table_has_the_means_of_the_benchmark():
     results = {
         'fog': {'0': {'mIoU': 50.0}, '1': {'mIoU': 40.0}, '2': {'mIoU': 20.0}},
@@ -95,3 +143,10 @@ def test_table_has_the_means_of_the_benchmark():
         '| fog | 40.000 | 20.000 | 30.000 |', '| snow | 25.000 | 15.000 | 20.000 |',
     ]  # fmt: skip
     assert lines[-1] == 'mIoU: P 50.000, mPC 25.000, rPC 50.0 %'
+
+
+def test_corrupt_as_a_transform(monkeypatch):
+    assert repr(Corrupt('fog', 2)) == 'Corrupt(corruption=fog, severity=2)'
+    monkeypatch.setitem(sys.modules, 'imagecorruptions', None)
+    with pytest.raises(ImportError, match='imagecorruptions-imaug'):
+        Corrupt('fog')

@@ -16,7 +16,9 @@ import torch
 from mmengine.config import Config
 
 from commands import DETECTOR, ROOT, SEGMENTOR, derive, run, scalars, start
+from mmatm.report.history import read_history
 from mmatm.utils.operators import status
+from reference import published_state_dict
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -32,13 +34,14 @@ def test_train_saves_and_evaluates(detector, segmentor):
 def test_resume_continues(detector, options, tmp_path):
     work_dir = tmp_path / 'work'
     shutil.copytree(detector, work_dir)
-    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
+    (work_dir / 'last_checkpoint').unlink()  # as if killed just before it was written
     run(
-        'tools/train.py', DETECTOR, '--work-dir', work_dir, '--resume', *options,
+        'tools/train.py', DETECTOR, '--work-dir', work_dir, '--continue', *options,
         'train_cfg.max_epochs=2',
     )  # fmt: skip
     assert (work_dir / 'epoch_2.pth').is_file()
     assert [line['step'] for line in scalars(work_dir) if 'coco/bbox_mAP' in line] == [2]
+    assert read_history(work_dir).resumed == [3]
 
 
 def test_test_dumps_draws_and_scores(detector, options, tmp_path):
@@ -73,8 +76,9 @@ class Images(list):
 
 def test_segmentor_writes_label_maps(segmentor, seg_options, tmp_path):
     maps, sheet = tmp_path / 'maps', tmp_path / 'sheet.png'
+    several = derive(SEGMENTOR, "test_evaluator = [dict(type='IoUMetric')]", tmp_path / 'mine.py')
     printed = run(
-        'tools/test.py', SEGMENTOR, segmentor / 'iter_2.pth', '--work-dir', tmp_path / 'work',
+        'tools/test.py', several, segmentor / 'iter_2.pth', '--work-dir', tmp_path / 'work',
         '--out', maps, '--show-dir', tmp_path / 'show', *seg_options,
     )  # fmt: skip
     assert 'mIoU' in printed
@@ -82,7 +86,7 @@ def test_segmentor_writes_label_maps(segmentor, seg_options, tmp_path):
     same_file = runpy.run_path(str(ROOT / 'tools/test.py'))['same_file']
     clash = same_file(Images(['a/1.jpg', 'b/1.jpg']), '--out', '.png')
     assert 'a/1.jpg and b/1.jpg are the same file, 1.png' in clash
-    assert same_file(Images(['a/1.jpg', 'a/1.png']), '--show-dir') is None
+    assert same_file(Images(['a/1.jpg', 'a/1.png', None, None]), '--show-dir') is None
     assert len(list((tmp_path / 'show').rglob('*.png'))) == 4
     printed = run(
         'tools/contact_sheet.py', SEGMENTOR, maps, '--out', sheet, '--rows', 2, '--columns', 2,
@@ -93,9 +97,10 @@ def test_segmentor_writes_label_maps(segmentor, seg_options, tmp_path):
 
 
 def test_test_time_augmentation(detector, options, tmp_path):
+    """With the config of a resumed run, whose training data is gone."""
     printed = run(
         'tools/test.py', DETECTOR, detector / 'epoch_1.pth', '--work-dir', tmp_path, '--tta',
-        *options,
+        *options, 'resume=True', 'train_dataloader.dataset.ann_file=none.json',
     )  # fmt: skip
     assert 'coco/bbox_mAP_50' in printed
 
@@ -300,10 +305,34 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr={}'], '--auto-scale-lr'),
         (['tools/train.py', DETECTOR, 'model.type=MaskRNN'], 'type MaskRNN,'),
         (['tools/train.py', DETECTOR, 'optim_wrapper.optimizer.type=AdamX'], 'type AdamX,'),
-        (['tools/train.py', DETECTOR, 'model.backbone.arch=zz'], "'xt'"),
+        (
+            ['tools/train.py', DETECTOR, 'model.backbone.arch=zz', 'model.backbone.init_cfg=None'],
+            "'xt'",
+        ),
         (['tools/train.py', DETECTOR, 'model.backbone.archh=t'], "'archh'"),
         (['tools/train.py', DETECTOR, 'model.rpn_head.anchr=1'], "'anchr'"),
         (['tools/train.py', DETECTOR, 'train_cfg.max_epochs=-5'], 'at least 1, but is -5'),
+        (['tools/train.py', DETECTOR, 'train_cfg.max_epochs=many'], 'at least 1, but is many'),
+        (['tools/train.py', DETECTOR, '--auto-scale-lr', 'auto_scale_lr=None'], '--auto-scale-lr'),
+        (['tools/train.py', DETECTOR, 'default_hooks.checkpoint.save_best=x'], 'infer the rule'),
+        (['tools/train.py', DETECTOR, '--launcher', 'pytorch'], 'mmatm dist-train'),
+        (['tools/train.py', DETECTOR, '--resume', 'WEIGHTS'], 'lacks meta'),
+        (['tools/train.py', DETECTOR, 'val_cfg=None'], 'either all None or not None'),
+        (['tools/train.py', DETECTOR, 'val_evaluator.metric=boxes'], 'CocoMetric a value'),
+        (['tools/train.py', DETECTOR, 'log_level.x=1'], '--cfg-options: log_level'),
+        (['tools/train.py', DETECTOR, 'train_dataloader.dataset.pipeline.9.x=1'], 'Index 9'),
+        (['tools/test.py', DETECTOR, 'docs'], 'checkpoint docs is a folder'),
+        (
+            [
+                'tools/test.py',
+                DETECTOR,
+                'README.md',
+                '--show-dir',
+                'x',
+                'default_hooks.visualization=None',
+            ],
+            'need default_hooks.visualization',
+        ),
         (['tools/train.py', DETECTOR, 'optim_wraper.type=x'], 'did you mean optim_wrapper'),
         (['tools/train.py', DETECTOR, 'train_dataloader.batchsize=2'], "'batchsize'"),
         (['tools/test.py', DETECTOR, 'README.md', '--out', '/proc/a.pkl'], 'cannot be written'),
@@ -314,9 +343,12 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', DETECTOR, 'train_dataloader.batch_size=0'], 'batch_size=0'),
     ],
 )
-def test_bad_arguments_are_one_sentence(arguments, said, options):
+def test_bad_arguments_are_one_sentence(arguments, said, options, tmp_path):
+    torch.save({'model': published_state_dict('xt')}, tmp_path / 'published.pth')
     extra = [a for a in arguments if '=' in a]
-    arguments = [a for a in arguments if '=' not in a]
+    arguments = [
+        a.replace('WEIGHTS', f'{tmp_path}/published.pth') for a in arguments if '=' not in a
+    ]
     printed = run(*arguments, *options, *extra, code=1)
     assert said in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed

@@ -17,11 +17,14 @@ import numpy as np
 from mmengine.config import Config
 
 from mmatm.cli.arguments import read_config
+from mmatm.packaged import model_names
 
 
 def main() -> None:
-    # The first argument that is not an option is the config. The script parses the others.
+    # The config is the first argument that names one, else the first that is not an option. The
+    # script parses the others.
     given = [i for i, argument in enumerate(sys.argv) if i and not argument.startswith('-')]
+    given.sort(key=lambda i: not (Path(sys.argv[i]).is_file() or sys.argv[i] in model_names()))
     package = 'mmdet'
     if given:
         cfg = read_config(sys.argv[given[0]])

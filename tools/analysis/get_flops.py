@@ -10,11 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-from mmatm.cli.arguments import add_config_options, read_config, require
+from mmatm.cli.arguments import add_config_options, explained_errors, read_config, require
 from mmatm.cli.numbers import at_least
 from mmatm.measuring.flops import SHAPES, complexity
 
 
+@explained_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='config file, or the name of a packaged config')

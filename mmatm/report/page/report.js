@@ -362,7 +362,7 @@ function segmentationView(image) {
     for (let i = 0; i < pixels.length; i += 4) {
       const label = pixels[i + of];
       const [found_, level, truth_] = [pixels[i], pixels[i + 1], pixels[i + 2]];
-      if (of === 2 ? label === 255 : level < state.level) continue;
+      if (label === 255 || (of === 0 && level < state.level)) continue;
       if (state.mistakes && (truth_ === 255 || (truth_ === found_ && level >= state.level))) continue;
       drawn.data.set(palette[label], i);
       drawn.data[i + 3] = 165;

@@ -2,7 +2,7 @@
 """Export a trained model to ONNX: python tools/export.py CONFIG CHECKPOINT --out MODEL.onnx
 
 Classifiers, UperNet, Semantic FPN, RetinaNet, Faster, Mask and Cascade R-CNN, for images of any
-size. The file is then run by onnxruntime beside torch, and removed where they do not agree.
+size. The file is then run by onnxruntime beside torch, and not written where they do not agree.
 docs/deployment.md tells what is in the file.
 """
 
@@ -62,28 +62,35 @@ def main() -> None:
     from mmatm.export.models import deployed
     from mmatm.export.setup import build, class_names
 
-    try:
-        model, meta = build(cfg, args.checkpoint)
-        whole = deployed(model)
-        size = test_size(preparation(cfg))
-        texts = describe(cfg, whole, **class_names(cfg, whole, meta))
-        export_onnx(whole, args.out, texts, size, args.opset, args.float_input, args.external_data)
-    except (ExportError, CheckpointError) as error:
-        sys.exit(f'{args.config}: {error}')
-    except OSError as error:
-        sys.exit(f'{args.out} cannot be written: {error}')
+    # Older files stay until the new ones are known to be right.
+    with tempfile.TemporaryDirectory(prefix=f'.{args.out.name}-', dir=args.out.parent) as folder:
+        made = Path(folder, args.out.name)
+        try:
+            model, meta = build(cfg, args.checkpoint)
+            whole = deployed(model)
+            size = test_size(preparation(cfg))
+            texts = describe(cfg, whole, **class_names(cfg, whole, meta))
+            export_onnx(whole, made, texts, size, args.opset, args.float_input, args.external_data)
+        except (ExportError, CheckpointError) as error:
+            sys.exit(f'{args.config}: {error}')
+        except OSError as error:
+            sys.exit(f'{args.out} cannot be written: {error}')
+        try:
+            if not args.no_verify:
+                verify(made, whole, size)
+            if args.verify_data:
+                verify_data(made, whole, cfg, args.checkpoint)
+        except ExportError as error:
+            sys.exit(
+                f'{args.out} is not written, because onnxruntime does not agree with torch: {error}'
+            )
+        weights = weights_of(args.out)
+        if weights_of(made).is_file():
+            weights_of(made).replace(weights)
+        else:
+            weights.unlink(missing_ok=True)  # of the file that is replaced
+        made.replace(args.out)
     print(f'{args.out}: {whole.kind}, opset {args.opset}, {megabytes(args.out):.0f} MB')
-    try:
-        if not args.no_verify:
-            verify(args.out, whole, size)
-        if args.verify_data:
-            verify_data(args.out, whole, cfg, args.checkpoint)
-    except BaseException as error:
-        for file in parts(args.out):
-            file.unlink()
-        if not isinstance(error, ExportError):
-            raise
-        sys.exit(f'{args.out} is removed, because onnxruntime does not agree with torch: {error}')
 
 
 def check(args: argparse.Namespace) -> None:
@@ -112,8 +119,13 @@ def check(args: argparse.Namespace) -> None:
     check_checkpoint(args.checkpoint)
 
 
+def weights_of(out: Path) -> Path:
+    """The file of --external-data."""
+    return out.with_name(f'{out.name}.data')
+
+
 def parts(out: Path) -> list[Path]:
-    return [file for file in (out, out.with_name(f'{out.name}.data')) if file.is_file()]
+    return [file for file in (out, weights_of(out)) if file.is_file()]
 
 
 def megabytes(out: Path) -> float:

@@ -127,8 +127,6 @@ def write(proto: onnx.ModelProto, path: Path, external_data: bool = False) -> No
     if external_data:
         write_atomically(file, bytes(weights))
     write_atomically(path, proto.SerializeToString())
-    if not external_data:
-        file.unlink(missing_ok=True)  # of the file that was replaced
 
 
 def describe(cfg: Any, model: Deployed, classes: list[str], palette: Any = None) -> dict[str, str]:

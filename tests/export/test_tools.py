@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmengine.registry import MODELS, init_default_scope
 from onnx_demo import FONT, label, paste, prepare, read
 
 import mmatm  # noqa: F401  registers ATMNet
+from mmatm.export import ExportError
 from mmatm.export.verify import paste as paste_in_torch
 from mmatm.packaged import find_config
 
@@ -119,6 +121,30 @@ def test_checkpoints_that_cannot_be_used(segmentor_file, tmp_path):
     (tmp_path / 'a.onnx.data').touch()
     printed = run(EXPORT, 'fpn_atmnet_xt_demo', segmentor_file, *out, code=1)
     assert printed.strip() == f'{tmp_path}/a.onnx.data exists: pass --force to overwrite it'
+
+
+@pytest.mark.parametrize('agrees', [True, False])
+def test_older_files_stay_until_new_ones_are_right(agrees, segmentor_file, tmp_path, monkeypatch):
+    def verify(out, *_):
+        assert out.stat().st_size > 1e6
+        if not agrees:
+            raise ExportError('numbers differ')
+
+    main = runpy.run_path(str(ROOT / EXPORT))['main'].__wrapped__
+    monkeypatch.setitem(main.__globals__, 'verify', verify)
+    out, old = tmp_path / 'a.onnx', [tmp_path / 'a.onnx', tmp_path / 'a.onnx.data']
+    for file in old:
+        file.write_text('older')
+    words = ['export', 'fpn_atmnet_xt_demo', str(segmentor_file), '--out', str(out), '--force']
+    monkeypatch.setattr('sys.argv', words)
+    if agrees:
+        main()
+        assert [*tmp_path.iterdir()] == [out]
+        return
+    with pytest.raises(SystemExit, match='numbers differ'):
+        main()
+    assert sorted(tmp_path.iterdir()) == old
+    assert {file.read_text() for file in old} == {'older'}
 
 
 def test_a_checkpoint_is_no_exported_model(demo_data, segmentor_file):

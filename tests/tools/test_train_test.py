@@ -349,6 +349,7 @@ def test_bad_arguments_are_one_sentence(arguments, said, options, tmp_path):
     arguments = [
         a.replace('WEIGHTS', f'{tmp_path}/published.pth') for a in arguments if '=' not in a
     ]
-    printed = run(*arguments, *options, *extra, code=1)
+    arguments = [str(ROOT / a) if (ROOT / a).exists() else a for a in arguments]
+    printed = run(*arguments, *options, *extra, code=1, cwd=tmp_path)
     assert said in printed.strip().splitlines()[-1]
     assert 'Traceback' not in printed

@@ -321,7 +321,7 @@ def test_missing_data_is_one_sentence(tool, config, data, tmp_path):
         (['tools/train.py', DETECTOR, 'val_evaluator.metric=boxes'], 'CocoMetric a value'),
         (['tools/train.py', DETECTOR, 'log_level.x=1'], '--cfg-options: log_level'),
         (['tools/train.py', DETECTOR, 'train_dataloader.dataset.pipeline.9.x=1'], 'Index 9'),
-        (['tools/test.py', DETECTOR, 'docs'], 'checkpoint docs is a folder'),
+        (['tools/test.py', DETECTOR, 'docs'], 'docs is a folder'),
         (
             [
                 'tools/test.py',

@@ -90,11 +90,16 @@ def _area(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def _move(mask: dict, place: tuple[int, int], shape: tuple[int, ...]) -> dict:
-    """Place the mask of a tile in the whole image."""
-    canvas = np.zeros(shape[:2], np.uint8, order='F')
-    height, width = mask['size']
-    canvas[place[0] : place[0] + height, place[1] : place[1] + width] = coco_mask.decode(mask)
-    return coco_mask.encode(canvas)
+    """Place the mask of a tile in the whole image, without decoding an image of that size."""
+    (y, x), (height, width) = place, shape[:2]
+    tile = coco_mask.decode(mask).astype(np.int8)
+    edges = np.diff(np.pad(tile, ((1, 1), (0, 0))), axis=0)
+    columns, rows = np.nonzero(edges.T)  # where runs begin and end, column by column
+    at, times = np.unique((columns + x) * height + rows + y, return_counts=True)
+    # A run that ends where the next begins goes on, and the last one may end with the image.
+    at = at[(times == 1) & (at < height * width)]
+    counts = np.diff(at, prepend=0, append=height * width).tolist()
+    return coco_mask.frPyObjects(dict(size=[height, width], counts=counts), height, width)
 
 
 def merge_logits(

@@ -2,9 +2,11 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
+from pycocotools.mask import encode
 from torch.nn import functional
 
 pytest.importorskip('mmdet')
@@ -73,6 +75,19 @@ def test_objects_at_the_edges_of_tiles():
     ]
     empty = merge_objects([sample(), sample()], places, (100, 150), 100, nms)
     assert len(empty.pred_instances) == 0
+
+
+@pytest.mark.parametrize('place', [(0, 0), (0, 30), (7, 5)])
+@pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
+def test_masks_move_with_their_tiles(place, share):
+    draw = np.random.default_rng(0)
+    tile = np.asfortranarray(draw.random((20, 30)) < share, np.uint8)
+    canvas = np.zeros((20 + place[0], 60), np.uint8, order='F')
+    canvas[place[0] :, place[1] : place[1] + 30] = tile
+    one = sample(((1, 1, 9, 9), 0.9, 0))
+    one.pred_instances.masks = [encode(tile)]
+    merged = merge_objects([one], [place], canvas.shape, 30, dict(type='nms', iou_threshold=0.5))
+    assert merged.pred_instances.masks == [encode(canvas)]
 
 
 def test_soft_nms_lowers_the_scores_of_objects_in_two_tiles():

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from types import MethodType
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ def compile_networks(model: nn.Module, **options: Any) -> list[str]:
         options.setdefault('dynamic', True)
     networks = {name: module for name, module in model.named_modules() if _is_network(name, module)}
     for module in networks.values():
-        # Not module.compile(), since heads call forward() themselves.
-        module.forward = torch.compile(module.forward, **options)
+        # Not module.compile(), since heads call forward() themselves. A method, which a copy of the
+        # module binds to itself.
+        module.forward = MethodType(torch.compile(module.forward.__func__, **options), module)
     return list(networks)
 
 

@@ -16,7 +16,7 @@ from ..models.published import use_published_formulation
 from ..ops import active_sample, available_backends
 from ..packaged import model_names
 from .floor import products_alone
-from .timing import PEERS, Comparison, Target
+from .timing import PEERS, Comparison, Target, captured
 
 STRIDES = (4, 8, 16, 32)
 
@@ -98,6 +98,8 @@ class Suite:
                 label = 'mmatm' if not cases else backend
                 cases[label] = partial(active_sample, x, offset, backend=backend)
             cases['copy'] = partial(torch.empty_like(out).copy_, out)
+            if self.device == 'cuda':
+                cases = {name: captured(call) for name, call in cases.items()}
             comparisons.append(Comparison(f'sampling, stage {stage}', cases))
 
         def all_stages(name: str) -> None:

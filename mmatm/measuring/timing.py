@@ -61,6 +61,17 @@ def timed(call: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
+def captured(call: Callable[[], Any], times: int = 1) -> Callable[[], None]:
+    """``times`` calls as one CUDA graph, because Python takes longer than a short kernel."""
+    call()  # what compiles cannot be captured
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            call()
+    return graph.replay
+
+
 def peak_memory(call: Callable[[], Any], device: str) -> float:
     """MiB that one call needs above what is held before it; NaN where that cannot be measured."""
     gc.collect()

@@ -57,7 +57,7 @@ class _TiledMlp(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.tile = tile
-        out = torch.empty(*x.shape[:-1], len(w2), dtype=x.dtype)
+        out = x.new_empty(*x.shape[:-1], len(w2))
         for part, result in zip(
             x.flatten(0, -2).split(tile), out.flatten(0, -2).split(tile), strict=True
         ):

@@ -91,12 +91,19 @@ def find_fault(
         x: A tensor ``[..., C]`` that gives channels, dtype and device.
         offset: A tensor ``[..., 2 * G]``, likewise.
         size: ``B, H, W`` of the problem.
+
+    Raises:
+        MemoryError, torch.cuda.OutOfMemoryError: too little memory is left to tell.
     """
     inputs = _problem(function, x, offset, size)
     expected = _define(function, *inputs)
     try:
         found = getattr(module, function)(*(i.to(x.device) for i in inputs))
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise  # there is no fault in the kernel
     except Exception as error:  # such as a compiler's
+        if 'out of memory' in str(error):  # the driver's, where it loads a kernel
+            raise torch.cuda.OutOfMemoryError(str(error)) from error
         return f'fails with {type(error).__name__}: {" ".join(str(error).split())[:300]}'
     for result, wanted in zip(_tuple(found), expected, strict=True):
         if result.shape != wanted.shape or result.dtype != wanted.dtype:

@@ -1,5 +1,6 @@
 """``compile=True`` for whole models of mm, whose images differ in size."""
 
+import copy
 import re
 import shutil
 
@@ -129,6 +130,17 @@ def test_networks_of_a_detector_train_at_all_sizes():
             if one is not None:
                 assert (one - other).norm() <= 1e-2 * other.norm() + 1e-5
     assert counter.frame_count <= 2 * len(names)  # forward and backward passes
+
+
+def test_copy_computes_with_its_own_weights():
+    model = build(segmentor_config())
+    compile_networks(model, backend='eager')
+    backbone = copy.deepcopy(model).backbone
+    for parameter in backbone.parameters():
+        parameter.data.zero_()
+    with torch.no_grad():
+        assert not backbone(images(SIZES[0]))[0].any()
+        assert model.backbone(images(SIZES[0]))[0].any()
 
 
 def test_config_compiles_training_and_evaluation(seg_options, tmp_path):

@@ -94,7 +94,8 @@ def test_the_model_is_left_as_it_was():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_on_a_gpu():
+def test_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     model = model_with_offsets(lambda: ATMNet('xt'))
     image = torch.rand(1, 3, 64, 64)
     found = []

@@ -1,6 +1,9 @@
 """The check for GPUs, run on a CPU with tiny sizes."""
 
+import weakref
+from contextlib import nullcontext
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +88,55 @@ def test_step_that_fails_is_a_fault():
         'head, torch.float32', 'head, torch.bfloat16'
     ]  # fmt: skip
     assert '| head | failed | failed |' in check.lines
+
+
+def test_graph_of_a_failed_step_is_freed():
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.sum()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError('no memory')
+
+    losses, model = [], torch.nn.Linear(2, 1)
+
+    def loss():
+        assert not any(value() is not None for value in losses)
+        value = Failing.apply(model.weight)
+        losses.append(weakref.ref(value))
+        return value
+
+    check = Check('cpu', Sizes(**SIZES))
+    check._steps('head', model, loss)
+    assert len(check.faults) == 2
+    assert all('no memory' in fault for fault in check.faults)
+
+
+def test_compiled_heads_come_last(monkeypatch):
+    parts = []
+    check = Check('cpu', Sizes(**{**SIZES, 'compile_heads': True}))
+    monkeypatch.setattr(check, '_part', lambda name, part: parts.append(name))
+    check.run()
+    assert parts[-2:] == ['batch sizes', 'compiled heads']
+
+
+def test_old_gpu_computes_in_float16(monkeypatch):
+    for capability, half in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda c=capability: c)
+        check = Check('cuda', Sizes(**SIZES))
+        assert check.half == half
+        assert (torch.bfloat16 in check.trained) == (half == torch.bfloat16)
+
+
+def test_captured_calls(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'CUDAGraph', lambda: SimpleNamespace(replay='replay'))
+    monkeypatch.setattr(torch.cuda, 'graph', lambda graph: nullcontext())
+    assert timing.captured(lambda: calls.append(1), 3) == 'replay'
+    assert len(calls) == 4  # and one that compiles
 
 
 def test_heads_need_the_mm_packages(monkeypatch):

@@ -27,6 +27,14 @@ def test_tiles_equal_the_whole(tokens, monkeypatch):
     torch.testing.assert_close(grads, expected_grads)
 
 
+def test_default_device_is_not_used(monkeypatch):
+    monkeypatch.setattr(mlp, '_LARGE', 0)
+    x = torch.randn(2, 3, 3, 6)
+    tiled = ChannelMlp(6, 24)
+    with torch.device('meta'):
+        assert tiled(x).is_cpu
+
+
 def test_small_maps_take_the_plain_way():
     out = ChannelMlp(6, 24)(torch.randn(2, 3, 3, 6))
     assert 'TiledMlp' not in out.grad_fn.name()

@@ -76,6 +76,21 @@ def test_kernel_that_fails_is_replaced(monkeypatch):
     torch.testing.assert_close(out, active_sample(x, offset, 'reference'))
 
 
+@pytest.mark.parametrize(
+    'error',
+    [MemoryError(), torch.cuda.OutOfMemoryError(), RuntimeError('Triton Error: out of memory')],
+    ids=repr,
+)
+def test_lack_of_memory_is_no_fault(error, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cpp, 'forward', fail)
+    with pytest.raises((MemoryError, torch.cuda.OutOfMemoryError)):
+        active_sample(*inputs())
+    assert not checked._works
+
+
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_right_kernels_serve(dtype, monkeypatch):
     x, offset = inputs(dtype)
@@ -184,6 +199,9 @@ def test_forward_pass_on_a_gpu_never_waits_for_it(serving, dtype, monkeypatch):
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     monkeypatch.setattr(triton, 'is_available', lambda: serving == 'triton')
+    # Without a GPU, torch turns autocast for GPUs off.
+    monkeypatch.setattr(torch.cuda.amp.common, 'amp_definitely_not_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
     tiny = dict(depths=(2, 2, 2, 2), widths=(8, 12, 16, 24), mlp_ratios=(2, 2, 2, 2),
                 shares=(2, 4, 4, 8), interval=2)  # fmt: skip
     model = ATMNet(tiny, drop_path_rate=0.2)
@@ -194,6 +212,7 @@ def test_forward_pass_on_a_gpu_never_waits_for_it(serving, dtype, monkeypatch):
         }
         image = torch.empty(2, 3, 224, 160, device='cuda')
         with torch.autocast('cuda', dtype, enabled=dtype is not None):
+            assert torch.is_autocast_enabled('cuda') == (dtype is not None)
             outputs = functional_call(model, parameters, image)
         total = sum(o.float().sum() for o in outputs)
         with pytest.raises(DataDependentOutputException):

@@ -17,6 +17,7 @@ import matplotlib
 from mmengine.config import Config
 
 from mmatm.cli.arguments import read_config, run_tool
+from mmatm.cli.numbers import at_least
 from mmatm.report.history import History, read_history
 
 matplotlib.use('Agg')
@@ -54,7 +55,7 @@ BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split(': ')[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
-    parser.add_argument('--steps', type=int, default=1000, help='steps of each run')
+    parser.add_argument('--steps', type=at_least(10), default=1000, help='steps of each run')
     parser.add_argument('--evaluations', type=int, default=8, help='evaluations of each run')
     parser.add_argument('--data', type=Path, default=Path('data/demo'))
     args = parser.parse_args()

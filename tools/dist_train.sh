@@ -8,7 +8,7 @@
 # address of a machine whose name the others cannot resolve. RDZV_CONF sets options of torchrun's
 # rendezvous. NODE_RANK, MASTER_ADDR and PORT (29500) replace RDZV_ENDPOINT if nothing is to restart.
 set -euo pipefail
-if [ $# -lt 2 ]; then sed -n '2,9s/^# //p' "$0" >&2; exit 2; fi
+if [ $# -lt 2 ] || [[ $2 == -* ]]; then sed -n '2,9s/^# //p' "$0" >&2; exit 2; fi
 nodes="${NNODES:-1}" restarts="${MAX_RESTARTS:-0}" endpoint="${RDZV_ENDPOINT:-}"
 if [ "$nodes" != 1 ] && [ -z "$endpoint" ] && [ "$restarts" != 0 -o -z "${MASTER_ADDR:-}" ]; then
     echo "NNODES=$nodes needs RDZV_ENDPOINT=HOST:PORT, the same on each machine" >&2; exit 2

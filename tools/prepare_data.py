@@ -333,7 +333,7 @@ def _broken_images(
     for path in tqdm(_drawn(paths, samples), desc='images', disable=None):
         try:
             check_file(path)
-        except DataError as error:
+        except (DataError, OSError) as error:  # e.g. a symlink to nothing
             broken.append(Problem('broken', str(error)))
             continue
         # Decodes and applies the EXIF rotation as mmcv does.

@@ -62,10 +62,13 @@ def main() -> None:
     # A kill may come between the first checkpoint and the file that names it.
     names = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
     started = any(any(Path(cfg.work_dir).glob(name)) for name in names)
-    if args.go_on and args.resume is None and started:
+    if args.go_on and started:
+        if args.resume not in (None, 'auto'):
+            print(f'{cfg.work_dir} holds a checkpoint, which is continued from, not {args.resume}')
         args.resume = 'auto'
     if args.resume == 'auto' and not started:
         print(f'--resume: {cfg.work_dir} holds no checkpoint, so training starts anew')
+        args.resume = None  # load_from of the config counts
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

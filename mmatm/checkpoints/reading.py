@@ -165,7 +165,7 @@ def _to_mm_layout(checkpoint: dict[str, Any], filename: str, ema: bool) -> dict[
             own if own.startswith(HEAD) else BACKBONE + own: weights[name]
             for name, own in translate(weights).items()
         }
-    elif key == 'state_dict':
+    elif key == 'state_dict' and weights.keys() == checkpoint[key].keys():
         return checkpoint
     rest = {k: v for k, v in checkpoint.items() if k != key} if key else {}
     return {**rest, 'state_dict': weights}

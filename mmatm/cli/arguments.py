@@ -62,8 +62,11 @@ _GIVEN_VALUES = (
 )
 # Modules whose assertions are sentences about the user's data or settings.
 _CHECKING = (
+    'mmatm.engine.durable_checkpoint',
+    'mmatm.engine.finite_loss',
     'mmdet.engine.hooks.num_class_check_hook',
     'mmengine.hooks.checkpoint_hook',
+    'mmengine.optim.optimizer.amp_optimizer_wrapper',
     'mmpretrain.datasets.custom',
 )
 # What mmengine says of a type that is in no registry.
@@ -350,7 +353,7 @@ def explained_errors() -> Iterator[None]:
         text = str(error).strip()
         last = text.splitlines()[-1].removeprefix(f'{DataError.__module__}.DataError: ')
         sys.exit(last if 'Traceback' in text else text)
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, FloatingPointError, KeyError, ValueError) as error:
         frame, where = _frames(error)[-1]
         function, text = frame.f_code.co_name, str(error.args[0] if error.args else '')
         if unknown := _UNKNOWN_TYPE.search(text):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import CheckpointError, read_checkpoint
+from ..checkpoints.loading import EMA_PREFIX
 from ..checkpoints.names import BACKBONE, is_atmnet, is_output_norm
 from ..checkpoints.reading import download, is_remote
 from ..checkpoints.weights import FOLDER, PAGE, PUBLISHED, find_file, folder, locate
@@ -152,9 +153,9 @@ def _list() -> None:
 
 def _check(name: str) -> bool:
     """Print what a file holds; whether that is a whole ATMNet."""
-    file = find_file(name)
+    file = find_file(name).removeprefix(EMA_PREFIX)
     path = download(file) if is_remote(file) else file
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, ema=name.startswith(EMA_PREFIX))
     with open(path, 'rb') as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):

@@ -22,7 +22,7 @@ def read_coco(file: Path, lvis: bool = False) -> dict:
         lvis: whether it is LVIS v1, whose images have the end of ``coco_url`` as ``file_name``.
 
     Raises:
-        DataError: the file is not JSON, or not in COCO's format. The message names it.
+        DataError: the file cannot be read or is not in COCO's format. The message names it.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -37,7 +37,7 @@ def read_coco(file: Path, lvis: bool = False) -> dict:
             _check_text(category['name'])
         for annotation in content['annotations']:
             hash(tuple(annotation.get(key) for key in KEYS[:3]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise DataError(f'{file} is not a COCO annotation file ({reason})') from error
     return content

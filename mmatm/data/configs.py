@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 
 from ..utils.messages import shorten
 from .coco import check_coco_annotations, read_coco
@@ -73,6 +74,14 @@ def _check_file(loader: str, dataset: dict, path: Path) -> None:
     from mmdet.datasets import CocoDataset
 
     classes = {**CocoDataset.METAINFO, **(dataset.get('metainfo') or {})}['classes']
+    if isinstance(classes, str):  # the name of a file of names
+        try:
+            classes = list_from_file(classes)
+        except FileNotFoundError:
+            raise DataError(
+                f'{loader}: classes must be a tuple of names, or a file of names, but is '
+                f'{classes!r}; a tuple of one name is ({classes!r},)'
+            ) from None
     masks = any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
     evaluated = loader != 'train_dataloader'
     try:

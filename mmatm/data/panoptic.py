@@ -16,7 +16,7 @@ def read_panoptic(file: Path) -> dict:
     """Read the JSON file.
 
     Raises:
-        DataError: the file is not JSON, or not in the format. The message names it.
+        DataError: the file cannot be read or is not in the format. The message names it.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -29,7 +29,7 @@ def read_panoptic(file: Path) -> dict:
             for segment in annotation['segments_info']:
                 _ = hash(segment['id']), hash(segment['category_id'])
                 _ = segment['area'] + sum(segment['bbox'])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f'{type(error).__name__}: {error}'
         raise DataError(f'{file} is not a panoptic annotation file of COCO ({reason})') from error
     return content

@@ -8,11 +8,13 @@ from typing import Any
 from mmengine.dist import all_gather_object, barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError, read_checkpoint
 from ..utils.files import PART, checksum_path, write_atomically, write_with_checksum
+from ..utils.messages import shorten
 
 BACKEND = 'mmatm_durable'
 LAST = 'last_checkpoint'  # the file in which mmengine stores the path of the newest checkpoint
@@ -76,8 +78,9 @@ class DurableCheckpointHook(CheckpointHook):
     ``file_client_args``, that backend handles the files instead.
 
     Raises:
-        CheckpointError: training is resumed, but no checkpoint can be read.
+        CheckpointError: training is resumed, but no checkpoint can be read, or it does not fit.
         OSError: a checkpoint cannot be written.
+        ValueError: the evaluation does not measure what ``save_best`` names.
     """
 
     backend_args: dict[str, Any] | None
@@ -163,10 +166,34 @@ class DurableCheckpointHook(CheckpointHook):
     def _path(self, folder: str | Path, step: int) -> Path:
         return Path(folder, self.filename_tmpl.format(step))
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check that what is resumed fits: torch crashes if the optimizer's state does not."""
+        if not runner._resume or 'meta' not in checkpoint:  # which mmengine misses
+            return
+        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        found = checkpoint['state_dict']
+        wrong = [
+            f'{name} is {list(found[name].shape)}, expected {list(value.shape)}'
+            for name, value in model.state_dict().items()
+            if name in found and found[name].shape != value.shape
+        ]
+        if wrong:
+            raise CheckpointError(
+                f'the checkpoint to resume from does not fit the config: {shorten(wrong)}. To '
+                'start from its weights, pass --cfg-options load_from=FILE instead of --resume'
+            )
+
     def before_train(self, runner: Runner) -> None:
         """Clean up after a kill."""
         super().before_train(runner)
-        if self._local and is_main_process():
+        if not self._local:
+            return
+        # A run that was moved, or goes on in another folder, leaves the files of the old one alone.
+        if path := getattr(self, 'best_ckpt_path', None):
+            self.best_ckpt_path = self._here(path)
+        for name, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[name] = path and self._here(path)
+        if is_main_process():
             name = '*'.join(['', *self._around(), ''])
             for folder, pattern in ((runner.work_dir, LAST), (self.out_dir, name)):
                 for part in Path(folder).glob(pattern + PART):
@@ -201,7 +228,18 @@ class DurableCheckpointHook(CheckpointHook):
             write_atomically(Path(runner.work_dir, LAST), self.last_ckpt.encode())
             self._sweep()
 
+    def _here(self, path: str) -> str | None:
+        """The file of this name in the folder of the checkpoints, if there is one."""
+        own = Path(self.out_dir, Path(path).name)
+        return str(own) if own.is_file() else None
+
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        names = [name for name in self.save_best or () if name != 'auto' and name not in metrics]
+        if names:
+            raise ValueError(
+                f'save_best of the checkpoint hook is {shorten(names)}, but the evaluation '
+                f'measured {shorten(metrics)}'
+            )
         super()._save_best_checkpoint(runner, metrics)
         if self._local and is_main_process():
             self._sweep()

@@ -28,8 +28,8 @@ class ExactRunner(Runner):
 
     Set ``runner_type='ExactRunner'`` in a config. :class:`ExactSampler` and :class:`ExactDataset`
     wrap the sampler and the dataset of the training data, and :class:`ExactResumeHook` seeds the
-    steps. Images of earlier steps are skipped without loading them. Checkpoints store one more
-    number, ``data_seed``, in the runtime information of the message hub.
+    steps. Images of earlier steps are skipped without loading them. In the runtime information of
+    the message hub, checkpoints store ``data_seed`` and, in epoch-based training, ``data_epoch``.
     """
 
     def build_train_loop(self, loop: Any) -> Any:
@@ -63,11 +63,10 @@ class Draw(int):
     """The index of an image, with the seed of its augmentation.
 
     Attributes:
-        numbers: numbers that the seed is computed from; None if the image belongs to a step before
-            the resumed one, so that it is not loaded.
+        numbers: numbers that the seed is computed from.
     """
 
-    numbers: tuple[int, ...] | None
+    numbers: tuple[int, ...]
 
 
 @DATA_SAMPLERS.register_module()
@@ -82,32 +81,23 @@ class ExactSampler(Sampler):
     Attributes:
         data_seed, data_rank, data_epoch: numbers that go into every seed.
         drawn: number of images drawn in this epoch.
-        trained: number of images of this epoch that were trained on before the run was resumed.
     """
 
     def __init__(self, dataset: Dataset, sampler: dict, seed: int | None = None):
         self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
         self.data_seed = seed or 0
         self.data_rank = get_rank()
-        self.data_epoch = self.drawn = self.trained = 0
-        if hasattr(self.sampler, 'skip'):  # OneDL's mmengine
-            self.skip = self._skip
+        self.data_epoch = self.drawn = 0
 
     def __iter__(self) -> Iterator[Draw]:
         for index in self.sampler:
             draw = Draw(index)
-            draw.numbers = None
-            if self.drawn >= self.trained:
-                draw.numbers = (self.data_seed, self.data_rank, self.data_epoch, self.drawn)
+            draw.numbers = (self.data_seed, self.data_rank, self.data_epoch, self.drawn)
             self.drawn += 1
             yield draw
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-    def _skip(self, num_samples: int) -> None:
-        self.sampler.skip(num_samples)
-        self.drawn = num_samples
 
     def __getattr__(self, name: str) -> Any:
         if name == 'sampler':  # not set yet
@@ -127,12 +117,9 @@ class ExactDataset(Dataset):
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
     def __getitem__(self, index: int) -> Any:
-        """Return a sample, or None if it was trained on before the run was resumed."""
-        numbers = getattr(index, 'numbers', ())
-        if numbers is None:
-            return None
-        if numbers:
-            _seed_all(_IMAGE, *numbers)
+        """Return a sample."""
+        if isinstance(index, Draw):
+            _seed_all(_IMAGE, *index.numbers)
         return self.dataset[int(index)]
 
     def __len__(self) -> int:
@@ -158,9 +145,8 @@ class ExactResumeHook(Hook):
     """Seed every step and continue the numbering of images; added by :class:`ExactRunner`."""
 
     def before_train(self, runner: Runner) -> None:
-        """Restore the seed of the resumed run, and its position in the data."""
-        loader = runner.train_dataloader
-        sampler: Any = _sampler_of(loader)
+        """Restore the seed of the resumed run."""
+        sampler: Any = _sampler_of(runner.train_dataloader)
         own = getattr(sampler, 'seed', runner.seed)
         self._seed = int(runner.message_hub.get_info('data_seed', own))
         runner.message_hub.update_info('data_seed', self._seed)
@@ -168,34 +154,97 @@ class ExactResumeHook(Hook):
         sampler.data_seed = self._seed
         if hasattr(sampler, 'seed'):
             sampler.sampler.seed = self._seed
-        stream: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
-        # Unless told otherwise, mmengine draws all earlier images to find its position.
-        if stream is not None and not getattr(runner.train_loop, 'fast_forward_on_resume', False):
-            size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 0)
-            sampler.trained = runner.iter * size
-        if getattr(stream, '_iterator', None) is not None:
-            self._begin_anew(runner, stream)
-
-    def _begin_anew(self, runner: Runner, stream: Any) -> None:
-        """Discard what OpenMMLab's mmengine has drawn before any hook ran."""
-        inner = self._sampler.sampler
-        self._sampler.drawn = 0
-        if hasattr(inner, 'indices'):
-            inner.__init__(inner.dataset, shuffle=inner.shuffle, seed=inner.seed)
-        loader: Any = runner.train_dataloader
-        loader._iterator = None  # or persistent workers would continue with what they were sent
-        renewed: Any = type(stream)
-        runner.train_loop.dataloader_iterator = renewed(loader)  # type: ignore[union-attr]
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Number the images of each epoch from 0."""
-        if self._sampler.data_epoch != runner.epoch:  # the first may have started already
-            self._sampler.data_epoch = runner.epoch
-            self._sampler.drawn = 0
+        """Number the images of each epoch from 0, and skip those before the resumed step."""
+        self._sampler.data_epoch, self._sampler.drawn = runner.epoch, 0
+        stream: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if stream is not None:
+            self._resume_stream(runner, stream)
+            return
+        epoch, start = runner.message_hub.get_info('data_epoch', (None, 0))
+        if epoch == runner.epoch:  # resumed from a checkpoint that was saved inside this epoch
+            loader = runner.train_dataloader
+            self._skip(loader, min(runner.iter - start, len(loader)))
+        else:
+            runner.message_hub.update_info('data_epoch', [runner.epoch, runner.iter])
+
+    def _resume_stream(self, runner: Runner, stream: Any) -> None:
+        """Let the stream of iteration-based training begin at the step of the runner."""
+        loader: Any = runner.train_dataloader
+        loop: Any = runner.train_loop
+        # Unless told otherwise, mmengine draws all earlier images to find its position.
+        steps = 0 if getattr(loop, 'fast_forward_on_resume', False) else runner.iter
+        eager = getattr(stream, '_iterator', None) is not None
+        if not steps and not eager:
+            return
+        if eager:  # OpenMMLab's mmengine has drawn before any hook ran
+            inner = self._sampler.sampler
+            if hasattr(inner, 'indices'):
+                inner.__init__(inner.dataset, shuffle=inner.shuffle, seed=inner.seed)
+            loader._iterator = None  # or persistent workers would continue with what they were sent
+        passes = self._skip(loader, steps)
+        renewed = type(stream)(loader)
+        renewed._epoch = passes
+        loop.dataloader_iterator = _ResumedStream(renewed, steps) if steps else renewed
+
+    def _skip(self, loader: DataLoader, steps: int) -> int:
+        """Begin after some batches, and return how many passes over the data these complete."""
+        name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
+        source: Any = getattr(loader, name)
+        batches, passes = iter(source), 0
+        for _ in range(steps):
+            if next(batches, None) is None:
+                passes += 1
+                if hasattr(self._sampler, 'set_epoch'):
+                    self._sampler.set_epoch(passes)
+                batches = iter(source)
+                next(batches)
+        # A loader rejects another sampler as an attribute.
+        loader.__dict__[name] = _BegunBatches(source, batches)
+        return passes
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the random numbers of this step."""
         _seed_all(_STEP, self._seed, get_rank(), runner.iter)
+
+
+class _BegunBatches:
+    """A batch sampler, the first pass of which has begun."""
+
+    def __init__(self, batch_sampler: Any, begun: Iterator):
+        self.batch_sampler = batch_sampler
+        self._begun: Iterator | None = begun
+
+    def __iter__(self) -> Iterator:
+        # Lazy, because the iterator of a loader with workers calls this twice.
+        begun, self._begun = self._begun, None
+        yield from self.batch_sampler if begun is None else begun
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'batch_sampler':  # not set yet
+            raise AttributeError(name)
+        return getattr(self.batch_sampler, name)
+
+
+class _ResumedStream:
+    """A stream that is past the first batches already, however mmengine tries to skip them."""
+
+    def __init__(self, stream: Any, steps: int):
+        self._stream = stream
+        self._left = 0 if hasattr(stream, 'skip_iter') else steps
+
+    def skip_iter(self, steps: int) -> None:
+        pass
+
+    def __next__(self) -> Any:
+        if self._left:  # OpenMMLab's mmengine
+            self._left -= 1
+            return None
+        return next(self._stream)
 
 
 def _sampler_of(loader: DataLoader) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -106,6 +107,7 @@ class Subject:
             self.optimizer = build_optim_wrapper(self.model, self._optim_settings())
         for group in self.optimizer.param_groups:
             group['lr'] = 0.0
+        MessageHub.get_current_instance().update_info('iter', 0)  # which YOLOX asks for
         self.model.train()
 
         def call() -> None:
@@ -133,6 +135,8 @@ class Subject:
         with self._explained('data loading'), quiet(), self._scope():
             loader = Runner.build_dataloader(copy.deepcopy(self.cfg.train_dataloader), seed=0)
             batches = _endless(loader)
+            if not len(loader):
+                raise ValueError('it has no batch')
             # What workers have loaded ahead would count as loaded in no time.
             for _ in range(1 + loader.num_workers * (loader.prefetch_factor or 0)):
                 next(batches)

@@ -174,6 +174,9 @@ def test_other_layouts(tmp_path, backbone, classifier):
         same_output(load(save(tmp_path, state)), backbone)
     parallel = {'model': {f'module.{k}': v for k, v in classifier.items()}}
     assert same_trunk(load(save(tmp_path, parallel)), backbone)
+    for prefix in ('module.', '_orig_mod.'):
+        state = {prefix + k: v for k, v in Detector(backbone).state_dict().items()}
+        same_output(load(save(tmp_path, dict(state_dict=state))), backbone)
     fewer = ATMNet('xt', out_indices=(1, 3))
     load_checkpoint(fewer, save(tmp_path, published_state_dict('xt')))
     torch.testing.assert_close(fewer(IMAGE), backbone(IMAGE)[1::2], rtol=0, atol=0)

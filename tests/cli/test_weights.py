@@ -165,7 +165,8 @@ def test_check(folder):
     file = folder / 'file.pth'
     state = published_state_dict('xt', head=True)
     torch.save({'model': state, 'model_ema': state}, file)
-    printed = command('--check', 'file.pth')
+    printed = command('--check', 'file.pth', 'ema:file.pth')
+    assert printed.count('every tensor of the backbone is there') == 2
     assert hashlib.sha256(file.read_bytes()).hexdigest() in printed
     assert 'ATMNet-xt' in printed
     assert 'classifier, 1000 classes' in printed

@@ -22,6 +22,7 @@ from torch import nn
 from mmatm.checkpoints import CheckpointError, read_checkpoint
 from mmatm.engine import ExactRunner
 from mmatm.engine.durable_checkpoint import LAST
+from mmatm.engine.exact_resume import _ResumedStream
 from mmatm.utils.files import PART, checksum_path, damage, write_atomically, write_with_checksum
 from reference import identical
 
@@ -34,13 +35,13 @@ class Killed(BaseException):
 class NoisyLine(BaseModel):
     """A linear layer with all kinds of random numbers in its loss."""
 
-    def __init__(self):
+    def __init__(self, outputs=1):
         super().__init__()
-        self.layer = nn.Linear(3, 1)
+        self.layer = nn.Linear(3, outputs)
 
     def forward(self, inputs, mode='tensor'):
         noise = torch.rand(1) + random.random() + np.random.rand()
-        values = self.layer(nn.functional.dropout(torch.stack(inputs), 0.3)) + noise
+        values = self.layer(nn.functional.dropout(torch.stack(list(inputs)), 0.3)) + noise
         return {'loss': values.square().mean()} if mode == 'loss' else [values]
 
 
@@ -51,7 +52,8 @@ class NoisyPoints(BaseDataset):
     loaded: list[int] = []  # noqa: RUF012  only of use without workers
 
     def load_data_list(self):
-        return [dict(value=float(i)) for i in range(10)]
+        # A batch sampler of mmdet keeps tall images apart.
+        return [dict(value=float(i), width=9 - i, height=6) for i in range(10)]
 
     def prepare_data(self, idx):
         self.loaded.append(idx)
@@ -151,8 +153,36 @@ def test_resumed_run_ends_like_an_uninterrupted_one(unit, workers, tmp_path):
         shutil.rmtree(tmp_path / 'a')
 
 
+BATCHES = dict(batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'))
+
+
+@pytest.mark.parametrize(
+    ('unit', 'loader', 'checkpoint'),
+    [
+        ('iter', dict(sampler=dict(type='DefaultSampler'), batch_size=4), {}),  # 4 + 4 + 2 images
+        ('iter', dict(BATCHES, collate_fn=dict(type='default_collate'), batch_size=3), {}),
+        ('epoch', dict(BATCHES, num_workers=2), dict(by_epoch=False, interval=3)),  # 5 per epoch
+    ],
+)
+def test_other_batches_resume_alike(unit, loader, checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip('mmdet.datasets')
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
+
+    def run(name, **how):
+        config = settings(tmp_path / name, unit, stop=how.pop('stop', None))
+        config['train_dataloader'].update(loader)
+        config['default_hooks']['checkpoint'].update(checkpoint)
+        return train(config, **how)
+
+    run('whole', randomness=dict(seed=5))
+    with pytest.raises(Killed):
+        run('a', stop=9, randomness=dict(seed=5))
+    assert run('a', resume=True).iter == 20
+    same(newest(tmp_path / 'a'), newest(tmp_path / 'whole'))
+
+
 class EagerStream:
-    """As in OpenMMLab's mmengine: it starts at once, and loads what it skips."""
+    """As in OpenMMLab's mmengine: it starts at once."""
 
     def __init__(self, loader):
         self._iterator = iter(loader)
@@ -160,15 +190,12 @@ class EagerStream:
     def __next__(self):
         return next(self._iterator)
 
-    def skip_iter(self, steps):
-        for _ in range(steps):
-            next(self)
-
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_stream_that_starts_at_once_resumes_alike(workers, tmp_path, monkeypatch):
     train(settings(tmp_path / 'whole', 'iter'), randomness=dict(seed=5))
     monkeypatch.setattr('mmengine.runner.loops._InfiniteDataloaderIterator', EagerStream)
+    monkeypatch.setattr(_ResumedStream, 'skip_iter', lambda s, n: [next(s) for _ in range(n)])
     with pytest.raises(Killed):
         train(settings(tmp_path / 'a', 'iter', workers, 13), randomness=dict(seed=5))
     train(settings(tmp_path / 'a', 'iter', workers), resume=True)
@@ -233,6 +260,23 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path):
         for name in ('best_acc_epoch_4', 'epoch_3', 'epoch_4')
         for suffix in ('', '.sha256')
     ]
+
+
+@pytest.mark.parametrize('best', ['acc', ['acc', 'mAP']])
+def test_run_that_goes_on_elsewhere_leaves_the_files_of_the_first(best, tmp_path, monkeypatch):
+    monkeypatch.setattr(Rising, 'compute_metrics', lambda self, _: dict.fromkeys(('acc', 'mAP'), 1))
+    train(settings(tmp_path / 'first', save_best=best))
+    before = sorted((tmp_path / 'first').glob('*.pth'))
+    monkeypatch.setattr(Rising, 'compute_metrics', lambda self, _: dict.fromkeys(('acc', 'mAP'), 2))
+    train(settings(tmp_path / 'other', save_best=best), resume=True,
+          load_from=str(tmp_path / 'first/epoch_3.pth'))  # fmt: skip
+    assert sorted((tmp_path / 'first').glob('*.pth')) == before
+    assert (tmp_path / 'other/best_acc_epoch_4.pth').is_file()
+
+
+def test_metric_that_is_not_measured_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r'save_best .* is mAP, but the evaluation measured acc'):
+        train(settings(tmp_path, save_best='mAP'))
 
 
 @pytest.mark.parametrize(('keep', 'moments'), [(1, (2, 5, 9, 14, 20)), (2, (9, 14))])
@@ -362,6 +406,13 @@ def test_no_good_checkpoint_is_an_error(runs):
         train(settings(runs), resume=True)
     for part in ('nothing in', 'epoch_1.pth', 'epoch_2.pth', '--resume CHECKPOINT'):
         assert part in str(error.value)
+
+
+def test_checkpoint_of_other_shapes_is_rejected(runs):
+    model = dict(type='NoisyLine', outputs=2)
+    with pytest.raises(CheckpointError, match=r'layer\.bias is \[1\], expected \[2\]'):
+        train(settings(runs), model=model, resume=True)
+    train(settings(runs), model=model, load_from=str(runs / 'epoch_1.pth'))
 
 
 @pytest.mark.parametrize('content', [None, ''])

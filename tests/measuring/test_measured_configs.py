@@ -62,6 +62,9 @@ def test_steps_compute_gradients_and_leave_the_weights():
     assert sum(averages) > 0
     for old, new in zip(before, segmentor.model.parameters(), strict=True):
         assert torch.equal(old, new)
+    yolox = subject('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    yolox.build()
+    yolox.training_step()()  # which depends on the iteration
 
 
 def test_classifier_in_bfloat16():
@@ -104,6 +107,11 @@ def test_data_loading(demo_data):
     assert data['workers'] == 0
     assert math.isclose(data['images_per_second'], 4 / data['seconds'])
     assert 'parameters' not in result
+    settings |= {'train_dataloader.batch_size': 99, 'train_dataloader.drop_last': True}
+    settings['train_dataloader.sampler.type'] = 'DefaultSampler'
+    said: list[str] = []
+    measure_configs([subject(SEGMENTOR, options, **settings)], options, said.append)
+    assert 'it has no batch' in said[0]
 
 
 def test_failure_names_config_size_and_part():

@@ -211,6 +211,12 @@ def test_missing_files_are_named(coco, ade):
     with pytest.raises(DataError, match=rf'FileNotFoundError.*{coco.file}'):
         coco.sample()
     assert coco.prepared() == [f'missing: {coco.file}']
+    coco.file.symlink_to('nothing')
+    (problem,) = coco.prepared()
+    assert problem.startswith('broken: ')
+    assert str(coco.file) in problem
+    with pytest.raises(DataError, match='IsADirectoryError'):
+        read_coco(coco.root)
     file = ade / 'annotations' / 'training' / 'one.png'
     file.unlink()
     with pytest.raises(DataError, match=rf'FileNotFoundError.*{file}'):

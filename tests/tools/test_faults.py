@@ -46,8 +46,8 @@ def test_detector_trains_and_tests_in_two_processes(options, tmp_path):
 
 def test_launchers_explain_themselves():
     for script in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
-        printed = run(f'tools/{script}.sh', code=2)
-        assert f'tools/{script}.sh' in printed
+        for words in ([], ['a', '--work-dir', '--amp', '--amp']):
+            assert f'tools/{script}.sh' in run(f'tools/{script}.sh', *words, code=2)
 
 
 def test_several_machines_need_one_address(monkeypatch):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a detector, a segmentor or a classifier: python tools/train.py CONFIG"""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def main() -> None:
         if args.resume not in (None, 'auto'):
             print(f'{cfg.work_dir} holds a checkpoint, which is continued from, not {args.resume}')
         args.resume = 'auto'
+    if started and args.resume is None:
+        print(f'{cfg.work_dir} holds checkpoints of an earlier run, which this one may replace')
     if args.resume == 'auto' and not started:
         print(f'--resume: {cfg.work_dir} holds no checkpoint, so training starts anew')
         args.resume = None  # load_from of the config counts
@@ -78,7 +81,11 @@ def main() -> None:
     try:
         make_runner(cfg).train()
     except KeyboardInterrupt:
-        print(f'interrupted; {args.config} continues with --resume', file=sys.stderr)
+        if any(any(Path(cfg.work_dir).glob(name)) for name in names):
+            words = ['mmatm', 'train', args.config, '--work-dir', cfg.work_dir, '--resume']
+            print(f'interrupted; go on with: {shlex.join(words)}', file=sys.stderr)
+        else:
+            print('interrupted before the first checkpoint', file=sys.stderr)
         sys.exit(130)
     leave_process_group()
 

@@ -25,7 +25,18 @@ _NAMES = {'new-config': 'new'}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``mmatm COMMAND ARGUMENTS``; without a command, list the commands."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        _main(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        print('\ninterrupted', file=sys.stderr)
+        sys.exit(130)
+
+
+def _main(arguments: list[str]) -> None:
+    # Threads that wait for each other without sleeping take twice the time where other programs
+    # run. OpenMP reads this when torch is imported.
+    if 'OMP_WAIT_POLICY' not in os.environ:
+        os.environ.setdefault('GOMP_SPINCOUNT', '1000')
     command = arguments[0].replace('_', '-') if arguments else '--help'
     if command in ('-h', '--help', 'help'):
         print(_usage())

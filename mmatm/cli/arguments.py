@@ -6,6 +6,7 @@ import gc
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 import traceback
@@ -420,7 +421,8 @@ def _exit_with_unknown_type(name: str, scope: str, registry: str) -> NoReturn:
 
 def run_tool(command: str, *arguments: Any) -> int:
     """Run another tool in its own process, and return its status."""
-    print(f'== mmatm {command.replace("_", "-")}', *arguments, flush=True)
+    words = ['mmatm', command.replace('_', '-'), *map(str, arguments)]
+    print('==', shlex.join(words), flush=True)
     return subprocess.call([sys.executable, '-m', 'mmatm', command, *map(str, arguments)])
 
 

@@ -100,7 +100,11 @@ class Images:
             suffixes = IMAGES + VIDEOS
             files = sorted(p for p in found if p.suffix.lower() in suffixes and p.is_file())
             if not files:
-                raise ValueError(f'{path} holds no images or videos ({" ".join(suffixes)})')
+                inside = not self.recursive and any(
+                    p.suffix.lower() in suffixes for p in path.rglob('*')
+                )
+                hint = ', but folders in it do: look into them by --recursive' if inside else ''
+                raise ValueError(f'{path} holds no images or videos ({" ".join(suffixes)}){hint}')
             return [(p.relative_to(path).as_posix(), str(p)) for p in files]
         if not path.exists():
             raise FileNotFoundError(f'{path} does not exist')

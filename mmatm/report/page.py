@@ -65,6 +65,7 @@ def build_page(
         'sentence': (
             f'evaluated on {evaluation.num_images:,} test images with {Path(checkpoint).name}.'
         ),
+        'tested': evaluation.num_images,
         'made': f'Made by mmatm {__version__} on {datetime.now():%Y-%m-%d %H:%M}.',
         'colours': colours(evaluation.metainfo, len(content['classes'])),
         'headlines': [

@@ -1,10 +1,12 @@
 """The command ``mmatm``, run as a user runs it."""
 
+import os
 import sys
 
 import pytest
 
 from commands import DETECTOR, ROOT, run
+from mmatm import cli
 from mmatm.packaged import find_config, model_names
 from mmatm.utils import operators
 
@@ -114,6 +116,31 @@ def test_optimizers_of_other_packages_are_known():
     check('AdamW')
     with pytest.raises(SystemExit, match=r'Lamp.* Lamb'):
         check('Lamp')
+
+
+@pytest.mark.parametrize(
+    ('own', 'count'),
+    [({}, '1000'), ({'GOMP_SPINCOUNT': '7'}, '7'), ({'OMP_WAIT_POLICY': 'a'}, None)],
+)
+def test_threads_sleep_while_they_wait(own, count, monkeypatch):
+    for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'):
+        monkeypatch.setenv(name, '')  # restored afterwards
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    cli.main(['--version'])
+    assert os.environ.get('GOMP_SPINCOUNT') == count
+
+
+def test_interrupted_command_is_one_line(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, '_main', interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(['new'])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.strip() == 'interrupted'
 
 
 def test_usage_of_one_command():

@@ -831,6 +831,26 @@ def test_with_and_without_a_gpu(data, make, tmp_path, monkeypatch, capsys):
     assert 's per image, a guess' in make('--device', 'cuda', '--minutes', 30, tried=True)[1]
 
 
+def test_label_map_without_an_image_is_noted(data, tmp_path, capsys):
+    own_data.segnet(data, [0, 1, 255])
+    (data / 'train' / 'train_1.png').unlink()
+    new.main([str(data), '--out', str(tmp_path / 'a.py'), '--no-try', '--device', 'cpu'])
+    alone = data / 'trainannot' / 'train_1.png'
+    assert f'note: 1 label maps have no image, such as {alone}' in capsys.readouterr().err
+
+
+def test_label_maps_alone_are_no_classes(data, rejected):
+    own_data.class_folders(data, classes=('SegmentationClass', 'SegmentationObject'))  # of CVAT
+    assert 'neither COCO JSON' in rejected()
+
+
+@pytest.mark.parametrize('content', [b'names: [a', 'names: [\u00c4pfel]'.encode('latin-1')])
+def test_yaml_of_yolo_that_cannot_be_read(content, data, rejected):
+    own_data.yolo(data, names=())
+    (data / 'data.yaml').write_bytes(content)
+    assert f'{data}/data.yaml is not YAML' in rejected()
+
+
 def test_run_goes_on_until_a_tool_fails(data, rejected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own_data.voc(data)
@@ -858,7 +878,7 @@ def test_run_goes_on_until_a_tool_fails(data, rejected, tmp_path, monkeypatch):
         ('export', f'{tmp_path}/out/mine.py', 'work_dirs/mine/epoch_3.pth',
          '--out', 'work_dirs/mine/mine.onnx'),
     ]  # fmt: skip
-    assert 'work_dirs/mine of another training exists' in finish()
+    assert 'work_dirs/mine of an earlier training exists' in finish()
     shutil.rmtree('work_dirs')
     monkeypatch.setattr(new, 'find_spec', lambda name: None)
     assert finish() == 0

@@ -78,15 +78,14 @@ def test_commands_in_the_documentation(demo_data, tmp_path):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / 'demo').symlink_to(demo_data)
     text = (ROOT / 'docs' / 'deployment.md').read_text().replace('\\\n', ' ')
-    lines = re.findall(r'^    (mmatm export|python tools/onnx_demo.py) (.+)$', text, re.M)
+    lines = re.findall(r'^    mmatm (export|onnx-demo) (.+)$', text, re.M)
     assert len(lines) >= 3
     for command, rest in lines:
         words = shlex.split(rest)
         for weights in (tmp_path / word for word in words if word.endswith('.pth')):
             weights.parent.mkdir(parents=True, exist_ok=True)
             checkpoint(words[0], weights)
-        tool = ROOT / (EXPORT if command == 'mmatm export' else 'tools/onnx_demo.py')
-        printed = run(tool, *words, cwd=tmp_path)
+        printed = run('mmatm', command, *words, cwd=tmp_path)
         assert ('mIoU: onnxruntime' in printed) == ('--verify-data' in words)
     found = [json.loads(f.read_text()) for f in (tmp_path / 'found').glob('*.json')]
     assert len(found) == 4

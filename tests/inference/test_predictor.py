@@ -310,6 +310,14 @@ def test_configs_that_are_refused(tmp_path, change, message):
         mmatm.Predictor(cfg, file, 'cpu')
 
 
+def test_folder_whose_images_are_further_down(segment, image, tmp_path):
+    (tmp_path / 'inside').mkdir()
+    cv2.imwrite(str(tmp_path / 'inside' / 'a.png'), image)
+    with pytest.raises(ValueError, match='look into them by --recursive'):
+        segment(tmp_path)
+    assert len(segment(tmp_path, recursive=True)) == 1
+
+
 def test_test_set_inside_wrappers(tmp_path):
     cfg, file = checkpoint(SEGMENTOR, tmp_path)
     classes = mmatm.Predictor(cfg, file, 'cpu').classes

@@ -186,7 +186,8 @@ def test_interrupted_training_tells_how_to_continue(seg_options, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 130
-    assert err.read_text().strip().splitlines()[-1].endswith('continues with --resume')
+    words = f'mmatm train {SEGMENTOR} --work-dir {tmp_path} --resume'
+    assert err.read_text().strip().splitlines()[-1] == f'interrupted; go on with: {words}'
 
 
 def test_classes_without_annotations_are_rejected(demo_data, options, tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'\nWrote {args.out} and {_data_out(args)}.')
     if args.run:
         sys.exit(_run(args.out, _work_dir(args)))
-    print(f'Go on with\n\n  mmatm train {args.out}')
+    print(f'Go on with\n\n  {shlex.join(["mmatm", "train", str(args.out)])}')
 
 
 def _line(what: str, why: str) -> str:
@@ -201,7 +202,9 @@ def _check_targets(args: argparse.Namespace) -> None:
         if source.is_dir() and source in path.resolve().parents:
             raise DataError(f'{flag} {path} is inside {args.data}, where nothing is changed')
         if path.exists() and not args.force:
-            raise DataError(f'{path} exists; --force replaces it')
+            go_on = shlex.join(['mmatm', 'train', str(args.out), '--resume'])
+            hint = f', and "{go_on}" continues' if args.run and _work_dir(args).exists() else ''
+            raise DataError(f'{path} exists; --force replaces it{hint}')
     if args.out.is_dir() or is_foreign(folder):
         path = args.out if args.out.is_dir() else folder
         raise DataError(f'{path} holds what mmatm new did not write; choose another')
@@ -209,7 +212,8 @@ def _check_targets(args: argparse.Namespace) -> None:
         check_writable(path.parent)
     if args.run and _work_dir(args).exists():
         raise DataError(
-            f'{_work_dir(args)} of another training exists; choose another name by --out'
+            f'{_work_dir(args)} of an earlier training exists: move or delete it, or choose '
+            'another name by --out'
         )
 
 
@@ -300,13 +304,15 @@ def _run(config: Path, work_dir: Path) -> int:
     from ...report.work_dir import find_checkpoint
     from ..arguments import run_tool
 
-    if status := run_tool('train', config) or run_tool('report', work_dir):
-        return status
-    if any(find_spec(name) is None for name in ('onnx', 'onnxruntime')):
-        print("No ONNX file was written: that needs pip install 'mmatm[export]'")
-        return 0
     file = work_dir / f'{config.stem}.onnx'
-    return run_tool('export', config, find_checkpoint(work_dir), '--out', file)
+    exports = all(find_spec(name) for name in ('onnx', 'onnxruntime'))
+    status = run_tool('train', config) or run_tool('report', work_dir)
+    if not status and exports:
+        status = run_tool('export', config, find_checkpoint(work_dir), '--out', file)
+    if not status:
+        onnx = f'ONNX: {file}' if exports else "ONNX: needs pip install 'mmatm[export]'"
+        print(f'\nconfig: {config}\nreport: {work_dir / "report.html"}\n{onnx}')
+    return status
 
 
 __all__ = ['main']

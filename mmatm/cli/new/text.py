@@ -6,6 +6,7 @@ from typing import Any
 
 from ...data.formats import Found
 from ...models.trunk import ARCHS
+from ...report.images import colours
 from .measuring import Measured
 from .recipes import TITLES, Recipe, Schedule
 
@@ -63,15 +64,8 @@ def palette(found: Found) -> list[tuple[int, int, int]]:
     """The colors of the classes, or distinct ones where the data has none."""
     if found.palette:
         return found.palette
-    colors = []
-    for number in range(len(found.classes)):
-        code, color = number + 1, [0, 0, 0]
-        for bit in range(7, -1, -1):  # as in Pascal VOC
-            for channel in range(3):
-                color[channel] |= (code >> channel & 1) << bit
-            code >>= 3
-        colors.append((color[0], color[1], color[2]))
-    return colors
+    made = (bytes.fromhex(color[1:]) for color in colours({}, len(found.classes)))
+    return [(red, green, blue) for red, green, blue in made]
 
 
 def _lines(items: list[str]) -> str:

@@ -8,7 +8,10 @@ from ..problems import DataError, Problem
 from .found import Found, Options, Sample, Tree, image_size, split_of
 
 NAME = 'folder per class'
-_PARTS = {'images', 'labels', 'masks', 'annotations', 'jpegimages', 'img', 'imgs', 'gt'}
+_PARTS = {
+    'images', 'labels', 'masks', 'annotations', 'jpegimages', 'img', 'imgs', 'gt',
+    'segmentationclass', 'segmentationobject',
+}  # fmt: skip
 
 
 def matches(tree: Tree) -> bool:

@@ -66,6 +66,10 @@ def read(tree: Tree, options: Options) -> Found:
         )
     problems: list[Problem] = []
     maps = {image: path for image, path in pairs.items() if path}
+    used, groups = {*maps.values()}, {_group(path) for path in maps.values()}
+    if alone := [p for p in tree.images if _group(p) in groups and p not in used]:
+        what = f'{len(alone)} label maps have no image, such as {alone[0]}'
+        problems.append(Problem('note', what))
     samples, values = _decode(maps, problems)
     if not samples:
         return Found(NAME, 'segmentation', [], {}, problems)
@@ -106,12 +110,16 @@ Group = tuple[Path, bool, str]  # folder, whether its files are JPEG, and how th
 Keyed = dict[str, list[Path]]
 
 
+def _group(path: Path) -> Group:
+    tail = match[0] if (match := _TAIL.search(path.stem)) else ''
+    return path.parent, path.suffix.lower() in ('.jpg', '.jpeg'), tail
+
+
 def _pairs(tree: Tree, chosen: Path | None) -> dict[Path, Path | None]:
     """Images and their label maps; None where the images beside have one."""
     groups: dict[Group, list[Path]] = defaultdict(list)
     for path in tree.images:
-        tail = match[0] if (match := _TAIL.search(path.stem)) else ''
-        groups[path.parent, path.suffix.lower() in ('.jpg', '.jpeg'), tail].append(path)
+        groups[_group(path)].append(path)
     maps = _map_groups(tree, groups, chosen)
     rest = [group for group in groups if group not in maps]
     if chosen is not None:  # other label maps are no images

@@ -32,7 +32,8 @@ def matches(tree: Tree) -> bool:
 
 
 def _settings_file(tree: Tree) -> Path | None:
-    found = [p for p in tree.having('.yaml', '.yml') if 'names' in (_load(p) or {})]
+    files = tree.having('.yaml', '.yml')
+    found = [p for p in files if p.stem == 'data' or 'names' in (_load(p) or {})]
     found.sort(key=lambda path: len(path.parts))
     if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
         raise DataError(f'{found[0]} and {found[1]} both name classes: give one of them as DATA')
@@ -45,8 +46,8 @@ def _names_file(tree: Tree) -> Path | None:
 
 def _load(path: Path) -> dict | None:
     try:
-        content = yaml.safe_load(path.read_text(errors='replace'))
-    except (yaml.YAMLError, OSError):
+        content = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -57,7 +58,7 @@ def read(tree: Tree, options: Options, file: Path | None = None) -> Found:
     settings_file = file or _settings_file(tree)
     settings = _load(settings_file) if settings_file else {}
     if settings is None:
-        raise DataError(f'{settings_file} is not YAML with settings by name')
+        raise DataError(f'{settings_file} is not YAML with settings by name, in UTF-8')
     if not tree.images and settings_file:  # the file is elsewhere
         tree = Tree(settings_file.parent / str(settings.get('path') or ''))
     ids = _names(tree, settings_file, settings, options)

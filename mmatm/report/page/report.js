@@ -156,6 +156,7 @@ function insights() {
     const worst = sizes.reduce((a, b) => (share(b) < share(a) ? b : a));
     if (share(worst) < 0.95) found.push(`Sizes found least: ${worst.name}, ${percent(share(worst))} of ${count(worst.total)}.`);
   }
+  if (data.tested < 50) found.push(`${data.tested === 1 ? 'One test image says' : `${data.tested} test images say`} little: expect other numbers on others.`);
   const absent = data.classes.filter((_, i) => !kind().positives[i]);
   if (absent.length) found.push(`The test set shows no ${absent.slice(0, 5).join(', ')}${absent.length > 5 ? ` and ${absent.length - 5} other classes` : ''}, so nothing can be said about ${absent.length > 1 ? 'them' : 'it'}.`);
   return found;
@@ -557,7 +558,7 @@ function confusionMatrix() {
     const pairs = mixUps(table).slice(0, 8);
     list.replaceChildren(...(pairs.length ? pairs.map((pair) => h('li', {}, swatch(pair.truth), `${name(pair.truth)} → ${name(pair.found)}`, h('b', {}, toShare(pair)))) : [h('li', {}, 'none at this threshold')]));
   });
-  const what = { detection: 'Objects by their true class (rows) and by the class of the box or mask that covers them (columns).',
+  const what = { detection: 'Objects by their true class (rows) and by the class of the box or mask that covers them (columns). Where several cover an object, the one with the highest score counts, so a right one with a lower score is on the background here.',
     segmentation: 'Pixels by their true class (rows) and by the class that they get (columns), as shares of the row.',
     classification: 'Images by their true class (rows) and by the class that they get (columns).' }[data.task];
   return h('section', { id: 'confusion' },

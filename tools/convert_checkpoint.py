@@ -27,9 +27,9 @@ from mmatm.checkpoints import (
 )
 from mmatm.checkpoints.fitting import why_unusable
 from mmatm.checkpoints.names import BACKBONE, HEAD, common_name, is_atmnet
-from mmatm.cli.arguments import add_trust_flag
+from mmatm.cli.arguments import add_trust_flag, require_writable
 from mmatm.models import ARCHS, ATMNet
-from mmatm.utils.files import check_writable, write_atomically
+from mmatm.utils.files import write_atomically
 
 SUFFIXES = ('.pth', '.safetensors')
 
@@ -48,10 +48,7 @@ def main() -> None:
         sys.exit(f'DST must end in {" or ".join(SUFFIXES)}, but is {dst}')
     if not dst.parent.is_dir():
         sys.exit(f'the folder of DST does not exist: {dst.parent}')
-    try:
-        check_writable(dst.parent)
-    except OSError as error:
-        sys.exit(str(error))
+    require_writable(dst.parent)
     try:
         arch, weights, meta = read_weights(args.src, args.ema)
     except (CheckpointError, FileNotFoundError) as error:

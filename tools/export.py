@@ -26,6 +26,7 @@ from mmatm.cli.arguments import (
     read_config,
     require,
 )
+from mmatm.export import ExportError, weights_file
 
 NEEDED = ('onnx', 'onnxruntime')
 
@@ -57,7 +58,6 @@ def main() -> None:
     require(cfg, 'model')
 
     from mmatm.checkpoints import CheckpointError
-    from mmatm.export import ExportError
     from mmatm.export.graph import describe, export_onnx, preparation, test_size
     from mmatm.export.models import deployed
     from mmatm.export.setup import build, class_names
@@ -84,11 +84,10 @@ def main() -> None:
             sys.exit(
                 f'{args.out} is not written, because onnxruntime does not agree with torch: {error}'
             )
-        weights = weights_of(args.out)
-        if weights_of(made).is_file():
-            weights_of(made).replace(weights)
+        if weights_file(made).is_file():
+            weights_file(made).replace(weights_file(args.out))
         else:
-            weights.unlink(missing_ok=True)  # of the file that is replaced
+            weights_file(args.out).unlink(missing_ok=True)  # of the file that is replaced
         made.replace(args.out)
     print(f'{args.out}: {whole.kind}, opset {args.opset}, {megabytes(args.out):.0f} MB')
 
@@ -119,13 +118,8 @@ def check(args: argparse.Namespace) -> None:
     check_checkpoint(args.checkpoint)
 
 
-def weights_of(out: Path) -> Path:
-    """The file of --external-data."""
-    return out.with_name(f'{out.name}.data')
-
-
 def parts(out: Path) -> list[Path]:
-    return [file for file in (out, weights_of(out)) if file.is_file()]
+    return [file for file in (out, weights_file(out)) if file.is_file()]
 
 
 def megabytes(out: Path) -> float:
@@ -134,7 +128,6 @@ def megabytes(out: Path) -> float:
 
 def verify(out: Path, model: Any, size: tuple[int, int]) -> None:
     """Compare onnxruntime's outputs with torch's on images of three sizes."""
-    from mmatm.export import ExportError
     from mmatm.export.verify import compare, exceeded, test_images
 
     print('greatest differences between onnxruntime and torch (boxes: 1 - IoU):')
@@ -148,7 +141,6 @@ def verify(out: Path, model: Any, size: tuple[int, int]) -> None:
 
 def verify_data(out: Path, model: Any, cfg: Any, checkpoint: str) -> None:
     """Compare the metrics of onnxruntime and torch on the config's test set."""
-    from mmatm.export import ExportError
     from mmatm.export.verify import METRIC_POINTS, Session, test_step
 
     check_data(cfg, 'test_dataloader', classes=False)

@@ -16,11 +16,12 @@ from mmatm.cli.arguments import (
     check_data,
     explained_errors,
     read_config,
+    require_writable,
 )
 from mmatm.cli.numbers import at_least
 from mmatm.report.history import read_history
 from mmatm.report.work_dir import ReportError, find_checkpoint, find_config
-from mmatm.utils.files import check_writable, write_atomically
+from mmatm.utils.files import write_atomically
 
 
 @explained_errors()
@@ -50,10 +51,7 @@ def main() -> None:
         sys.exit(f'--out must be a file, but {out} is a folder')
     if out.exists() and not args.force:
         sys.exit(f'{out} exists; pass --force to replace it')
-    try:
-        check_writable(out.parent)
-    except OSError as error:
-        sys.exit(str(error))
+    require_writable(out.parent)
     try:
         name, config = find_config(args.work_dir, read_history(args.work_dir).runs)
         checkpoint = args.checkpoint or str(find_checkpoint(args.work_dir))

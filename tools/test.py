@@ -19,10 +19,10 @@ from mmatm.cli.arguments import (
     load_config,
     make_parser,
     make_runner,
+    require_writable,
 )
 from mmatm.cli.robustness import SEVERITIES, corruptions, evaluate
 from mmatm.data import datasets, metrics
-from mmatm.utils.files import check_writable
 
 PICKLES = ('.pkl', '.pickle')
 KINDS = {'mmdet': 'detector', 'mmpretrain': 'classifier'}  # their predictions are one .pkl file
@@ -73,11 +73,7 @@ def main() -> None:
         sys.exit(f'--out must be a .pkl file for a {KINDS[scope]}, but is {args.out}')
     if args.out and scope == 'mmseg' and args.out.endswith(PICKLES):
         sys.exit(f'--out must be a folder for a segmentor, but is {args.out}')
-    try:
-        for place in filter(None, (args.out, args.show_dir)):
-            check_writable(Path(place).parent)
-    except OSError as error:
-        sys.exit(str(error))
+    require_writable(*(Path(place).parent for place in (args.out, args.show_dir) if place))
     check_data(cfg, 'test_dataloader', classes=False)
     check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False  # a resumed run's config would resume

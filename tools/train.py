@@ -60,14 +60,12 @@ def main() -> None:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             sys.exit(f'--auto-scale-lr: {args.config} sets no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    # A kill may come between the first checkpoint and the file that names it.
-    names = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
-    started = any(any(Path(cfg.work_dir).glob(name)) for name in names)
+    started = has_checkpoint(Path(cfg.work_dir))
     if args.go_on and started:
         if args.resume not in (None, 'auto'):
             print(f'{cfg.work_dir} holds a checkpoint, which is continued from, not {args.resume}')
         args.resume = 'auto'
-    if started and args.resume is None:
+    if started and args.resume is None and not cfg.get('resume'):
         print(f'{cfg.work_dir} holds checkpoints of an earlier run, which this one may replace')
     if args.resume == 'auto' and not started:
         print(f'--resume: {cfg.work_dir} holds no checkpoint, so training starts anew')
@@ -81,13 +79,19 @@ def main() -> None:
     try:
         make_runner(cfg).train()
     except KeyboardInterrupt:
-        if any(any(Path(cfg.work_dir).glob(name)) for name in names):
+        if has_checkpoint(Path(cfg.work_dir)):
             words = ['mmatm', 'train', args.config, '--work-dir', cfg.work_dir, '--resume']
             print(f'interrupted; go on with: {shlex.join(words)}', file=sys.stderr)
         else:
             print('interrupted before the first checkpoint', file=sys.stderr)
         sys.exit(130)
     leave_process_group()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has saved one, even if it was killed before it wrote which is the last."""
+    names = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth')
+    return any(any(folder.glob(name)) for name in names)
 
 
 if __name__ == '__main__':

@@ -328,6 +328,15 @@ def check_device(name: str) -> None:
         raise ValueError(f'--device {name} cannot be used: {str(error).splitlines()[0]}') from None
 
 
+def require_writable(*folders: str | os.PathLike) -> None:
+    """Exit with one sentence if one of these folders cannot be written or made."""
+    try:
+        for folder in folders:
+            check_writable(folder)
+    except OSError as error:
+        sys.exit(str(error))
+
+
 def make_runner(cfg: Config) -> Runner:
     """Build the runner of a config, as mm's own tools do.
 
@@ -423,7 +432,7 @@ def run_tool(command: str, *arguments: Any) -> int:
     """Run another tool in its own process, and return its status."""
     words = ['mmatm', command.replace('_', '-'), *map(str, arguments)]
     print('==', shlex.join(words), flush=True)
-    return subprocess.call([sys.executable, '-m', 'mmatm', command, *map(str, arguments)])
+    return subprocess.call([sys.executable, '-m', *words])
 
 
 def _distribute_on_cpu(cfg: Config) -> None:

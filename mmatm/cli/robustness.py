@@ -16,7 +16,7 @@ from mmengine.dist import is_main_process
 
 from ..checkpoints.loading import EMA_PREFIX, load_whole_model
 from ..data import datasets
-from ..utils.files import write_atomically
+from ..utils.files import sha256, write_atomically
 from .arguments import make_runner
 
 _NOISE = ('gaussian_noise', 'shot_noise', 'impulse_noise')
@@ -143,7 +143,7 @@ def _identity(cfg: Config) -> dict[str, str]:
     name = cfg.load_from.removeprefix(EMA_PREFIX)
     prefix = cfg.load_from.removesuffix(name)
     if Path(name).is_file():  # which may be moved, or named from another folder
-        name = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        name = sha256(name)
     parts = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
     settings = json.dumps(parts, sort_keys=True, default=str)
     return dict(

@@ -1,7 +1,6 @@
 """List the published weights, or tell what a checkpoint holds: mmatm weights [--check FILE]"""
 
 import argparse
-import hashlib
 import re
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from ..checkpoints.names import BACKBONE, is_atmnet, is_output_norm
 from ..checkpoints.reading import download, is_remote
 from ..checkpoints.weights import FOLDER, PAGE, PUBLISHED, find_file, folder, locate
 from ..models import ARCHS, Trunk
+from ..utils.files import sha256
 from ..utils.messages import shorten
 from .arguments import add_trust_flag
 
@@ -156,11 +156,7 @@ def _check(name: str) -> bool:
     file = find_file(name).removeprefix(EMA_PREFIX)
     path = download(file) if is_remote(file) else file
     content = read_checkpoint(path, ema=name.startswith(EMA_PREFIX))
-    with open(path, 'rb') as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    print(f'{path}\n  SHA-256   {digest.hexdigest()}')
+    print(f'{path}\n  SHA-256   {sha256(path)}')
     weights = content.get('state_dict', content)
     if not isinstance(weights, Mapping) or not is_atmnet(weights):
         print('  holds     no ATMNet; it begins with ' + shorten(map(str, weights)))

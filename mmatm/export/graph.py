@@ -17,7 +17,7 @@ from ..data import first_test_set
 from ..models.trunk import MIN_SIZE
 from ..utils.files import write_atomically
 from ..version import __version__
-from . import ExportError
+from . import ExportError, weights_file
 from .models import Deployed, Detector
 from .plain import plain_layers
 
@@ -117,8 +117,8 @@ def check_standard(proto: onnx.ModelProto) -> None:
 
 def write(proto: onnx.ModelProto, path: Path, external_data: bool = False) -> None:
     """Write a model, and its weights beside it where asked for."""
-    file = path.with_name(f'{path.name}.data')
-    weights = bytearray()
+    # onnx.save_model rejects weights of whose name a file is in the working directory.
+    file, weights = weights_file(path), bytearray()
     for tensor in proto.graph.initializer if external_data else ():
         if len(tensor.raw_data) >= 1024:
             set_external_data(tensor, file.name, len(weights), len(tensor.raw_data))

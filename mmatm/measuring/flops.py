@@ -65,7 +65,7 @@ def complexity(cfg: Config, height: int, width: int) -> dict[str, int]:
         if not _reads_values(model):
             return _complexity(model, height, width)
     except (NotImplementedError, RuntimeError):
-        pass
+        pass  # it needs values after all, as where Swin computes its drop path rates
     return _complexity(_build(cfg, 'cpu'), height, width)
 
 

@@ -56,7 +56,7 @@ def encode(paths: list[str]) -> list[tuple[str, int, int]]:
 def _jpeg(image: np.ndarray, side: int) -> bytes:
     scale = side / max(image.shape[:2])
     if scale < 1:
-        size = [max(round(scale * side), 1) for side in image.shape[1::-1]]
+        size = [max(round(scale * length), 1) for length in image.shape[1::-1]]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 

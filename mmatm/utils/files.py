@@ -79,6 +79,15 @@ def checksum_path(path: str | os.PathLike) -> Path:
     return Path(f'{os.fspath(path)}{CHECKSUM}')
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def damage(path: str | os.PathLike) -> str | None:
     """Return how a file differs from what was written, or None.
 
@@ -88,11 +97,7 @@ def damage(path: str | os.PathLike) -> str | None:
     checksum = checksum_path(path)
     if checksum.is_file():
         expected = checksum.read_bytes().split(b' ')[0].decode(errors='replace')
-        with open(path, 'rb') as file:
-            found = hashlib.sha256()
-            while block := file.read(1 << 20):
-                found.update(block)
-        if found.hexdigest() != expected:
+        if sha256(path) != expected:
             size = os.path.getsize(path)
             return f'its {size} bytes do not have the checksum that {checksum.name} holds'
         return None

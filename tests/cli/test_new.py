@@ -844,6 +844,13 @@ def test_label_maps_alone_are_no_classes(data, rejected):
     assert 'neither COCO JSON' in rejected()
 
 
+def test_yaml_of_yolo_without_names_is_passed_over(data, make):
+    own_data.yolo(data, names=())
+    own_data.write(data / 'data.yaml', 'path: .')
+    own_data.write(data / 'cells.yaml', 'names: [blood cell]')
+    assert make()[0].metainfo.classes == ('blood cell',)
+
+
 @pytest.mark.parametrize('content', [b'names: [a', 'names: [\u00c4pfel]'.encode('latin-1')])
 def test_yaml_of_yolo_that_cannot_be_read(content, data, rejected):
     own_data.yolo(data, names=())

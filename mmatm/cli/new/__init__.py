@@ -252,6 +252,13 @@ def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list
     folder = _data_out(args).absolute()
     root = image_root(measured.splits)
     name = args.data.resolve().name
+
+    def text(
+        recipe: Recipe, annotations: Path, seconds: tuple[float, float] | None
+    ) -> tuple[str, str]:
+        schedule = choose_schedule(measured, recipe, seconds, args.minutes)
+        return config_text(measured, recipe, schedule, root, annotations, name), schedule.why
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     seconds = None
@@ -259,17 +266,13 @@ def _write(args: argparse.Namespace, measured: Measured, recipe: Recipe) -> list
         built = Path(temporary, 'data')
         write_dataset(measured.found, measured.splits, built)
 
-        def trial(recipe: Recipe) -> str:
-            schedule = choose_schedule(measured, recipe, None, args.minutes)
-            return config_text(measured, recipe, schedule, root, built, name)
-
         if not args.no_try:
-            recipe, seconds = _try(Path(temporary, 'trial.py'), trial, recipe)
-        schedule = choose_schedule(measured, recipe, seconds, args.minutes)
-        content = config_text(measured, recipe, schedule, root, folder, name)
+            trial = Path(temporary, 'trial.py')
+            recipe, seconds = _try(trial, lambda recipe: text(recipe, built, None)[0], recipe)
+        content, why = text(recipe, folder, seconds)
         put_in_place(built, folder)
     write_atomically(args.out, content.encode())
-    return [*measured.found.choices, *recipe.choices, ('schedule', schedule.why)]
+    return [*measured.found.choices, *recipe.choices, ('schedule', why)]
 
 
 def _try(

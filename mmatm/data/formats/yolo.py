@@ -33,7 +33,8 @@ def matches(tree: Tree) -> bool:
 
 def _settings_file(tree: Tree) -> Path | None:
     files = tree.having('.yaml', '.yml')
-    found = [p for p in files if p.stem == 'data' or 'names' in (_load(p) or {})]
+    found = [p for p in files if 'names' in (_load(p) or {})]
+    found = found or [p for p in files if p.stem == 'data']  # which may be broken
     found.sort(key=lambda path: len(path.parts))
     if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
         raise DataError(f'{found[0]} and {found[1]} both name classes: give one of them as DATA')

@@ -1,12 +1,20 @@
 """Heads that do not fit the classes of the training set."""
 
 import pytest
+from mmengine.registry import DefaultScope
 
 from mmatm.data import DataError
 from mmatm.engine.check_data import _check_classifier, _check_number
 
 heads = pytest.importorskip('mmseg.models.decode_heads')
 CLASSES = ('sky', 'road', 'car')
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    """Find mmseg's losses, whatever scope other tests have left."""
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def check(number, classes=CLASSES, **settings):
